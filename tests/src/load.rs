@@ -1,0 +1,214 @@
+//! A steady stream of requests from one namespace, counted: sent, answered, failed, by whom.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow};
+use tokio::{runtime, task::JoinSet, time::sleep};
+
+use crate::{
+    http::{Answer, Connection, Failure, FailureKind},
+    netns::Namespace,
+};
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Where to.
+    pub target: SocketAddr,
+    /// Workers that keep their connection until the server closes it.
+    pub keep_alive: usize,
+    /// Workers that open a connection for every request.
+    pub fresh: usize,
+    /// Between the answer and the next request of a worker.
+    pub pause: Duration,
+    /// A request, or a connection, without an answer for so long has failed.
+    pub timeout: Duration,
+}
+
+impl Plan {
+    /// A plan of about 2,000 requests a second at most, half of them on fresh connections.
+    pub fn steady(target: SocketAddr) -> Self {
+        Self {
+            target,
+            keep_alive: 20,
+            fresh: 20,
+            pause: Duration::from_millis(20),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What came of it so far.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Requests begun.
+    pub sent: u64,
+    /// Requests answered well.
+    pub answered: u64,
+    /// Requests that failed, in the order in which they did.
+    pub failures: Vec<Failure>,
+    /// Answers by server.
+    pub by_server: BTreeMap<String, u64>,
+    /// Kept connections on which another server answered than before.
+    pub resteered: u64,
+}
+
+/// A running load; stopped when dropped.
+pub struct Load {
+    tally: Arc<Mutex<Tally>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Starts the plan's workers on a thread inside the namespace.
+    pub fn start(namespace: &Namespace, plan: Plan) -> Result<Self> {
+        let (tally, stop) = (Arc::new(Mutex::new(Tally::default())), Arc::new(AtomicBool::new(false)));
+        let thread = namespace.spawn({
+            let (tally, stop) = (tally.clone(), stop.clone());
+            move || {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(work(plan, tally, stop));
+            }
+        })?;
+        Ok(Self { tally, stop, thread: Some(thread) })
+    }
+
+    /// The counts so far.
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().expect("no worker panics with the lock").clone()
+    }
+
+    /// Lets every worker finish its request; then the final counts.
+    pub fn stop(mut self) -> Result<Tally> {
+        self.end()?;
+        Ok(self.tally())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.take() {
+            Some(thread) => thread.join().map_err(|_| anyhow!("a worker of the load panicked")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+impl Tally {
+    /// Requests that failed.
+    pub fn failed(&self) -> u64 {
+        self.failures.len() as u64
+    }
+
+    /// What was counted since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut by_server = self.by_server.clone();
+        for (server, count) in &earlier.by_server {
+            *by_server.entry(server.clone()).or_default() -= count;
+        }
+        by_server.retain(|_, count| *count > 0);
+        Self {
+            sent: self.sent - earlier.sent,
+            answered: self.answered - earlier.answered,
+            failures: self.failures[earlier.failures.len()..].to_vec(),
+            by_server,
+            resteered: self.resteered - earlier.resteered,
+        }
+    }
+
+    /// The part of the answers that one server gave, from 0 to 1.
+    pub fn share(&self, server: &str) -> f64 {
+        self.by_server.get(server).copied().unwrap_or_default() as f64 / self.answered.max(1) as f64
+    }
+
+    /// The answers of one server.
+    pub fn of(&self, server: &str) -> u64 {
+        self.by_server.get(server).copied().unwrap_or_default()
+    }
+
+    /// When the last failed request began.
+    pub fn last_failure_begun(&self) -> Option<Instant> {
+        self.failures.iter().map(|failure| failure.begun).max()
+    }
+}
+
+async fn work(plan: Plan, tally: Arc<Mutex<Tally>>, stop: Arc<AtomicBool>) {
+    let mut workers = JoinSet::new();
+    let count = plan.keep_alive + plan.fresh;
+    for index in 0..count {
+        let (tally, stop) = (tally.clone(), stop.clone());
+        workers.spawn(async move {
+            // Spread over the first pause, so that they do not march in step.
+            sleep(plan.pause * index as u32 / count as u32).await;
+            let mut worker = Worker { plan, keeps: index < plan.keep_alive, connection: None };
+            while !stop.load(Ordering::Relaxed) {
+                worker.request(&tally).await;
+                sleep(plan.pause).await;
+            }
+        });
+    }
+    while workers.join_next().await.is_some() {}
+}
+
+struct Worker {
+    plan: Plan,
+    keeps: bool,
+    connection: Option<(Connection, Option<String>)>,
+}
+
+impl Worker {
+    async fn request(&mut self, tally: &Mutex<Tally>) {
+        tally.lock().expect("unpoisoned").sent += 1;
+        let known = self.connection.as_ref().and_then(|(_, server)| server.clone());
+        let result = match self.exchange().await {
+            // As any client does: a kept connection that was closed before the request left is replaced.
+            Err(failure) if failure.kind == FailureKind::Unsent && known.is_some() => {
+                self.connection = None;
+                self.exchange().await
+            }
+            result => result,
+        };
+        let mut tally = tally.lock().expect("unpoisoned");
+        match result {
+            Ok(answer) => {
+                let met = self.connection.as_ref().and_then(|(_, server)| server.as_ref());
+                if met.is_some_and(|met| *met != answer.server) {
+                    tally.resteered += 1;
+                }
+                tally.answered += 1;
+                *tally.by_server.entry(answer.server.clone()).or_default() += 1;
+                match &mut self.connection {
+                    Some((_, server)) if self.keeps && !answer.closes => *server = Some(answer.server),
+                    connection => *connection = None,
+                }
+            }
+            Err(failure) => {
+                tally.failures.push(Failure { server: known, ..failure });
+                self.connection = None;
+            }
+        }
+    }
+
+    async fn exchange(&mut self) -> Result<Answer, Failure> {
+        if self.connection.is_none() {
+            self.connection = Some((Connection::open(self.plan.target, self.plan.timeout).await?, None));
+        }
+        let (connection, _) = self.connection.as_mut().expect("opened above");
+        connection.get("/").await
+    }
+}

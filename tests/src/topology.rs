@@ -1,0 +1,163 @@
+//! Clients, a balancer, a switch and servers, each in a namespace of its own.
+//!
+//! ```text
+//! routed:   client eth0 ── c0 balancer b0 ── switch ── eth0 web1, web2, …
+//!           10.10.0.0/24                    10.20.0.0/24, default gateway: the balancer
+//! segment:  client, balancer (lan0), web1, web2, … all on one switch, 10.10.0.0/24
+//! ```
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use crate::{
+    netns::{Namespace, cable},
+    requires::{DIRECTORY_PREFIX, pin_directory},
+};
+
+/// The virtual address of every topology.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 100);
+/// The client's address.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 2);
+
+/// Namespaces and cables, gone when dropped, with a directory for logs, sockets and state.
+pub struct Topology {
+    /// Where clients live.
+    pub client: Namespace,
+    /// Where the balancer lives.
+    pub balancer: Namespace,
+    /// The switch of the servers or, in a segment, of all.
+    pub switch: Namespace,
+    /// Where servers live; see [`Topology::server_address`].
+    pub servers: Vec<Namespace>,
+    shape: Shape,
+    number: u32,
+    directory: TempDir,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    Routed,
+    Segment,
+}
+
+impl Topology {
+    /// Clients and servers in different networks, joined by the balancer.
+    pub fn routed(servers: usize) -> Result<Self> {
+        let topology = Self::create(Shape::Routed, servers)?;
+        let Self { client, balancer, switch, .. } = &topology;
+        cable((client, "eth0"), (balancer, "c0"))?;
+        cable((balancer, "b0"), (switch, "b0"))?;
+        switch.ip("link set b0 master br0")?;
+        client.ip(&format!("addr add {CLIENT}/24 dev eth0\nroute add default via 10.10.0.1"))?;
+        balancer.ip("addr add 10.10.0.1/24 dev c0\naddr add 10.20.0.1/24 dev b0")?;
+        balancer.sysctl("ipv4/ip_forward", "1")?;
+        for (index, server) in topology.servers.iter().enumerate() {
+            topology.plug_in(server, &format!("p{index}"))?;
+            let address = topology.server_address(index);
+            server.ip(&format!("addr add {address}/24 dev eth0\nroute add default via 10.20.0.1"))?;
+        }
+        Ok(topology)
+    }
+
+    /// All in one network; every server also owns the virtual address, but does not answer ARP for it.
+    pub fn segment(servers: usize) -> Result<Self> {
+        let topology = Self::create(Shape::Segment, servers)?;
+        let Self { client, balancer, switch, .. } = &topology;
+        topology.plug_in(client, "client")?;
+        client.ip(&format!("addr add {CLIENT}/24 dev eth0"))?;
+        cable((balancer, "lan0"), (switch, "balancer"))?;
+        switch.ip("link set balancer master br0")?;
+        balancer.ip("addr add 10.10.0.1/24 dev lan0")?;
+        for (index, server) in topology.servers.iter().enumerate() {
+            topology.plug_in(server, &format!("p{index}"))?;
+            server.sysctl("ipv4/conf/all/arp_ignore", "1")?;
+            server.sysctl("ipv4/conf/all/arp_announce", "2")?;
+            for interfaces in ["all", "eth0"] {
+                server.sysctl(&format!("ipv4/conf/{interfaces}/rp_filter"), "0")?;
+            }
+            server.sysctl("ipv4/conf/all/accept_local", "1")?;
+            let address = topology.server_address(index);
+            server.ip(&format!("addr add {VIP}/32 dev lo\naddr add {address}/24 dev eth0"))?;
+        }
+        Ok(topology)
+    }
+
+    /// The interfaces that the balancer attaches to.
+    pub fn interfaces(&self) -> &'static [&'static str] {
+        match self.shape {
+            Shape::Routed => &["c0", "b0"],
+            Shape::Segment => &["lan0"],
+        }
+    }
+
+    /// The address of the server of this index.
+    pub fn server_address(&self, index: usize) -> Ipv4Addr {
+        let network = match self.shape {
+            Shape::Routed => 20,
+            Shape::Segment => 10,
+        };
+        Ipv4Addr::new(10, network, 0, 11 + index as u8)
+    }
+
+    /// Gives a server of a routed topology further addresses, 10.20.0.101 onwards, for a farm in one namespace.
+    pub fn add_farm(&self, index: usize, addresses: u8) -> Result<Vec<Ipv4Addr>> {
+        let addresses: Vec<_> = (0..addresses).map(|number| Ipv4Addr::new(10, 20, 0, 101 + number)).collect();
+        let lines: String =
+            addresses.iter().map(|address| format!("addr add {address}/24 dev eth0\n")).collect();
+        self.servers[index].ip(&lines)?;
+        Ok(addresses)
+    }
+
+    /// The virtual address with a port.
+    pub fn vip(&self, port: u16) -> SocketAddr {
+        SocketAddr::V4(SocketAddrV4::new(VIP, port))
+    }
+
+    /// A directory of this topology alone.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where this topology's daemons pin programs and maps.
+    pub fn pins(&self) -> PathBuf {
+        pin_directory(self.number)
+    }
+
+    fn create(shape: Shape, servers: usize) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let create = |role: &str| match number {
+            0 => Namespace::create(role),
+            _ => Namespace::create(&format!("{number}-{role}")),
+        };
+        let prefix = format!("{DIRECTORY_PREFIX}{}-", std::process::id());
+        let topology = Self {
+            client: create("client")?,
+            balancer: create("balancer")?,
+            switch: create("switch")?,
+            servers: (1..=servers).map(|index| create(&format!("web{index}"))).collect::<Result<_>>()?,
+            shape,
+            number,
+            directory: tempfile::Builder::new().prefix(&prefix).tempdir()?,
+        };
+        topology.switch.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up")?;
+        Ok(topology)
+    }
+
+    fn plug_in(&self, host: &Namespace, port: &str) -> Result<()> {
+        cable((host, "eth0"), (&self.switch, port))?;
+        self.switch.ip(&format!("link set {port} master br0"))
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.pins());
+    }
+}
