@@ -1,0 +1,228 @@
+//! The desired state: takes orders one after another, stores each durably and then publishes it.
+//!
+//! Invariant: what is published has been validated, admitted and (orders) stored, in this sequence; a
+//! refused order changes neither store nor state. Generations only grow, across restarts too.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use lb_common::{BackendState, NextHop, Port, Tracking};
+use tokio::sync::watch;
+
+use crate::{
+    model::{self, Backend, Desired, Health, OnFailure, Refusal, Service, address},
+    store::{Memory, Store, StoreError, embedded::Embedded},
+    target::{TargetBackend, TargetService},
+};
+
+/// The live world's say in an order: routes, capacities of the maps that exist.
+pub trait Admission: Send + Sync {
+    /// Called with the state before and the state that the order would make, before it is stored.
+    fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal>;
+}
+
+/// Holder of the desired state.
+pub struct DesiredState {
+    orders: Mutex<Orders>,
+    published: watch::Sender<Arc<Desired>>,
+    admission: OnceLock<Arc<dyn Admission>>,
+}
+
+/// What only the one order that holds the lock touches.
+struct Orders {
+    store: Box<dyn Store>,
+    /// By service: the generation of the last order that changed it.
+    changed: BTreeMap<String, u64>,
+    /// The generation of the last order.
+    last_order: u64,
+    /// Generations up to here are never given out again after a restart.
+    reserved: u64,
+}
+
+/// Health changes reserve generations in blocks, so that they need no write each.
+const RESERVED_GENERATIONS: u64 = 256;
+
+/// What an order may be conditional on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition<'a> {
+    /// Nothing.
+    None,
+    /// No order changed this service after that generation.
+    Service(&'a str, u64),
+    /// No order changed anything after that generation.
+    Everything(u64),
+}
+
+impl DesiredState {
+    /// Opens the store in `path` (a file, created where missing) and publishes what it holds.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::with_store(Box::new(Embedded::open(path)?))
+    }
+
+    /// A state that is forgotten with the process: for tests and trials.
+    pub fn in_memory() -> Self {
+        Self::with_store(Box::new(Memory::default())).unwrap_or_else(|_| unreachable!("memory loads"))
+    }
+
+    fn with_store(store: Box<dyn Store>) -> Result<Self, StoreError> {
+        let desired = store.load()?;
+        let generation = desired.generation;
+        let changed = desired.services.keys().map(|name| (name.clone(), generation)).collect();
+        let orders = Orders { store, changed, last_order: generation, reserved: generation };
+        Ok(Self {
+            orders: Mutex::new(orders),
+            published: watch::Sender::new(Arc::new(desired)),
+            admission: OnceLock::new(),
+        })
+    }
+
+    /// Gives the live world its say; once, before orders are taken.
+    pub fn set_admission(&self, admission: Arc<dyn Admission>) {
+        if self.admission.set(admission).is_err() {
+            tracing::error!("the admission was set before and stays");
+        }
+    }
+
+    /// What is desired now.
+    pub fn current(&self) -> Arc<Desired> {
+        self.published.borrow().clone()
+    }
+
+    /// Follows what is desired.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Desired>> {
+        self.published.subscribe()
+    }
+
+    /// Takes an order: `edit` changes a copy of the state, and what it makes is checked, stored and
+    /// published. Writes to disk before it returns: call it where blocking is allowed.
+    pub fn order<T>(
+        &self,
+        condition: Condition<'_>,
+        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
+    ) -> Result<(T, Arc<Desired>), Refusal> {
+        let mut orders = self.lock();
+        let before = self.current();
+        orders.check(condition, before.generation)?;
+        let mut after = (*before).clone();
+        let answer = edit(&mut after)?;
+        if after.services == before.services {
+            return Ok((answer, before));
+        }
+        after.generation = before.generation + 1;
+        let changed = model::changed_services(&before, &after);
+        model::check_together(&after, &changed)?;
+        if let Some(admission) = self.admission.get() {
+            admission.check(&before, &after)?;
+        }
+        orders.store.save(&after, &changed).map_err(|error| Refusal::Store(error.to_string()))?;
+        orders.note(&after, changed);
+        let after = Arc::new(after);
+        self.published.send_replace(after.clone());
+        Ok((answer, after))
+    }
+
+    /// Takes a verdict of the health checks. Returns the new generation, or `None` where nothing changes:
+    /// same verdict, no such backend, or a service without checks.
+    pub fn set_health(&self, service: &str, backend: SocketAddr, health: Health) -> Option<u64> {
+        let mut orders = self.lock();
+        let before = self.current();
+        let old = before.services.get(service).filter(|service| service.health_check.is_some())?;
+        if old.backends.get(&backend)?.health == health {
+            return None;
+        }
+        let mut after = (*before).clone();
+        after.services.get_mut(service)?.backends.get_mut(&backend)?.health = health;
+        after.generation += 1;
+        let generation = after.generation;
+        orders.reserve(generation);
+        self.published.send_replace(Arc::new(after));
+        Some(generation)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        // A panic in an edit leaves the store and the published state as they were.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Orders {
+    fn check(&self, condition: Condition<'_>, current: u64) -> Result<(), Refusal> {
+        let (expected, changed) = match condition {
+            Condition::None => return Ok(()),
+            Condition::Service(name, expected) => {
+                (expected, self.changed.get(name).copied().unwrap_or(self.last_order))
+            }
+            Condition::Everything(expected) => (expected, self.last_order),
+        };
+        if expected < changed || expected > current {
+            return Err(Refusal::Stale { expected, changed });
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, after: &Desired, changed: Vec<String>) {
+        self.last_order = after.generation;
+        self.reserved = self.reserved.max(after.generation);
+        for name in changed {
+            if after.services.contains_key(&name) {
+                self.changed.insert(name, after.generation);
+            } else {
+                self.changed.remove(&name);
+            }
+        }
+    }
+
+    fn reserve(&mut self, generation: u64) {
+        if generation <= self.reserved {
+            return;
+        }
+        match self.store.reserve(generation + RESERVED_GENERATIONS) {
+            Ok(()) => self.reserved = generation + RESERVED_GENERATIONS,
+            // The verdict matters more than the number: packets follow it now.
+            Err(error) => tracing::error!(%error, "generations could not be reserved"),
+        }
+    }
+}
+
+/// What should be installed of a service at `now_unix` seconds. Pure. A drain's deadline passes without an
+/// order, so whoever installs this asks again as time goes by.
+pub fn target_service(
+    service: &Service,
+    now_unix: u64,
+    next_hop: impl Fn(IpAddr) -> Option<NextHop>,
+) -> TargetService {
+    let backends = service
+        .backends
+        .iter()
+        .map(|(at, backend)| TargetBackend {
+            address: address::to_map(at.ip()),
+            port: Port::new(at.port()),
+            weight: backend.weight,
+            state: effective_state(backend, service.on_failure, now_unix),
+            next_hop: next_hop(at.ip()),
+        })
+        .collect();
+    TargetService {
+        key: address::key(SocketAddr::new(service.address, service.port), service.protocol),
+        mode: service.mode,
+        tracking: if service.connectionless { Tracking::Connectionless } else { Tracking::OnChange },
+        flow_idle_seconds: service.flow_idle_seconds,
+        answer_arp: service.answer_arp,
+        backends,
+    }
+}
+
+/// What may be sent to a backend, from its health, its drain and the time. Pure.
+pub fn effective_state(backend: &Backend, on_failure: OnFailure, now_unix: u64) -> BackendState {
+    let drain_over = |deadline: u64| deadline <= now_unix;
+    match (backend.health, on_failure, backend.draining) {
+        (Health::Down, OnFailure::Resteer, _) => BackendState::Down,
+        (_, _, Some(drain)) if drain.deadline_unix_seconds.is_some_and(drain_over) => BackendState::Down,
+        (_, _, Some(_)) | (Health::Down, OnFailure::Keep, None) => BackendState::Draining,
+        (Health::Up | Health::Unknown, _, None) => BackendState::Up,
+    }
+}

@@ -1,0 +1,180 @@
+//! What is observed of the data plane, as plain data that the API serialises, and the trait that the
+//! control loop implements to provide it.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use serde::Serialize;
+
+/// Eyes on the data plane. Both calls return at once and never wait for the control loop.
+pub trait Observe: Send + Sync {
+    /// The latest observation.
+    fn observe(&self) -> Arc<Observed>;
+
+    /// The generation that is wholly installed; zero before the first.
+    fn installed_generation(&self) -> u64;
+}
+
+/// One observation of everything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Observed {
+    /// The generation that is wholly installed; zero before the first.
+    pub installed_generation: u64,
+    /// What kept the latest change or observation from succeeding, until one does.
+    pub last_error: Option<String>,
+    /// Interfaces that the program is to run on.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// By name, for services that are installed.
+    pub services: BTreeMap<String, ServiceStatus>,
+    /// Packets by the reason for which they left the program.
+    pub reasons: Vec<ReasonCount>,
+    /// The table of remembered flows.
+    pub flow_table: FlowTable,
+}
+
+impl Observed {
+    /// What is known of a backend.
+    pub fn backend(&self, service: &str, backend: &SocketAddr) -> Option<&BackendStatus> {
+        self.services.get(service)?.backends.get(backend)
+    }
+}
+
+/// An interface that the program is to run on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InterfaceStatus {
+    /// Like `eth0`.
+    pub name: String,
+    /// The kernel's number; `None` while there is no interface of the name.
+    pub ifindex: Option<u32>,
+    /// How the program is attached; `None` while it is not.
+    pub mode: Option<AttachMode>,
+    /// Whether the program runs on it.
+    pub attached: bool,
+}
+
+/// How a program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// In the driver, before the kernel allocates anything for the packet.
+    Driver,
+    /// In the stack's generic hook: works everywhere, slower.
+    Generic,
+}
+
+/// An installed service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ServiceStatus {
+    /// Its number in the maps.
+    pub id: u32,
+    /// Slots of its table.
+    pub slots: u32,
+    /// Slots whose flows need no memory.
+    pub settled: u32,
+    /// Slots that moved less than an idle timeout ago.
+    pub moving: u32,
+    /// Slots that wait for remembered flows to end.
+    pub pinned: u32,
+    /// What was counted of it.
+    pub counters: CounterValues,
+    /// By address and port; a backend that was deleted stays until nothing names it.
+    pub backends: BTreeMap<SocketAddr, BackendStatus>,
+}
+
+/// An installed backend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BackendStatus {
+    /// Its number in the maps.
+    pub id: u32,
+    /// What is sent to it.
+    pub state: BackendStateName,
+    /// Slots that it owns.
+    pub slots: u32,
+    /// Slots that are moving or pinned away from it: its unremembered flows may still arrive there.
+    pub slots_unsettled: u32,
+    /// Remembered flows that belong to it.
+    pub tracked_flows: u64,
+    /// The way to it; `None` while unresolved.
+    pub next_hop: Option<NextHopStatus>,
+    /// What was counted of it.
+    pub counters: CounterValues,
+}
+
+/// What is sent to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendStateName {
+    /// New flows and old ones.
+    Up,
+    /// Old flows only.
+    Draining,
+    /// Nothing.
+    Down,
+}
+
+impl From<lb_common::BackendState> for BackendStateName {
+    fn from(state: lb_common::BackendState) -> Self {
+        match state {
+            lb_common::BackendState::Up => Self::Up,
+            lb_common::BackendState::Draining => Self::Draining,
+            lb_common::BackendState::Down => Self::Down,
+        }
+    }
+}
+
+/// The neighbour that packets for a backend are handed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NextHopStatus {
+    /// The neighbour's Ethernet address, like `02:00:00:00:00:01`.
+    pub mac: String,
+    /// The interface's name.
+    pub interface: String,
+}
+
+/// What is counted of a service and of a backend, summed over the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CounterValues {
+    /// Packets from clients that were sent on.
+    pub packets: u64,
+    /// Their bytes from the IP header on.
+    pub bytes: u64,
+    /// TCP: SYNs among them. UDP: flows that were remembered anew.
+    pub new_flows: u64,
+    /// Flows that the full table refused to remember.
+    pub refused_flows: u64,
+}
+
+impl From<lb_common::Counters> for CounterValues {
+    fn from(counters: lb_common::Counters) -> Self {
+        let lb_common::Counters { packets, bytes, new_flows, refused_flows } = counters;
+        Self { packets, bytes, new_flows, refused_flows }
+    }
+}
+
+/// A reason and how many packets had it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReasonCount {
+    /// As in metrics.
+    pub name: &'static str,
+    /// For people.
+    pub description: &'static str,
+    /// Packets.
+    pub count: u64,
+}
+
+impl ReasonCount {
+    /// The count of a reason.
+    pub fn new(reason: lb_common::Reason, count: u64) -> Self {
+        Self { name: reason.name(), description: reason.description(), count }
+    }
+}
+
+/// The table of remembered flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FlowTable {
+    /// How many it holds at most.
+    pub capacity: u32,
+    /// How many it holds.
+    pub entries: u64,
+    /// How many it refused since the maps were created.
+    pub refused: u64,
+}
