@@ -5,6 +5,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,6 +39,17 @@ pub enum Error {
     Failed(String),
 }
 
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NoTools(why) => write!(formatter, "{why}; run\n  cargo xtask setup"),
+            Error::Failed(why) => formatter.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
 /// Builds one program of `lb-ebpf` and returns the path of its object.
 pub fn build(workspace: &Path, program: &str) -> Result<PathBuf, Error> {
     let toolchain = toolchain::find().map_err(Error::NoTools)?;
@@ -55,7 +67,13 @@ pub fn build(workspace: &Path, program: &str) -> Result<PathBuf, Error> {
     Ok(target_dir.join(TARGET).join("release").join(program))
 }
 
-fn cargo(toolchain: &Toolchain, linker: &Path, workspace: &Path, target_dir: &Path, program: &str) -> Command {
+fn cargo(
+    toolchain: &Toolchain,
+    linker: &Path,
+    workspace: &Path,
+    target_dir: &Path,
+    program: &str,
+) -> Command {
     let mut command = Command::new(&toolchain.cargo);
     for name in CLEARED {
         command.env_remove(name);

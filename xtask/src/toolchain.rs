@@ -28,7 +28,8 @@ pub struct Toolchain {
 pub fn find() -> Result<Toolchain, String> {
     if let Some(named) = env::var_os(TOOLCHAIN_ENV).filter(|value| !value.is_empty()) {
         let named = named.to_string_lossy().into_owned();
-        let sysroot = if Path::new(&named).is_dir() { PathBuf::from(&named) } else { rustup_sysroot(&named)? };
+        let sysroot =
+            if Path::new(&named).is_dir() { PathBuf::from(&named) } else { rustup_sysroot(&named)? };
         return probe(&sysroot, format!("{TOOLCHAIN_ENV}={named}"));
     }
     let debian = match probe(Path::new(DEBIAN_SYSROOT), "Debian's rustc-web".to_owned()) {
