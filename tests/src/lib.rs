@@ -17,8 +17,8 @@
 //!
 //! Invariant: nothing here touches an interface outside the namespaces that it made.
 
-//pub mod control;
-//pub mod controller;
+pub mod control;
+pub mod controller;
 pub mod eventually;
 pub mod held;
 pub mod http;
@@ -27,5 +27,5 @@ pub mod netns;
 pub mod process;
 pub mod requires;
 pub mod server;
-//pub mod shop;
+pub mod shop;
 pub mod topology;

@@ -9,7 +9,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::Result;
@@ -48,7 +51,7 @@ enum Shape {
 
 impl Topology {
     /// Clients and servers in different networks, joined by the balancer.
-    pub fn routed(servers: usize) -> Result<Self> {
+    pub fn routed(servers: usize) -> Result<Arc<Self>> {
         let topology = Self::create(Shape::Routed, servers)?;
         let Self { client, balancer, switch, .. } = &topology;
         cable((client, "eth0"), (balancer, "c0"))?;
@@ -62,11 +65,11 @@ impl Topology {
             let address = topology.server_address(index);
             server.ip(&format!("addr add {address}/24 dev eth0\nroute add default via 10.20.0.1"))?;
         }
-        Ok(topology)
+        Ok(Arc::new(topology))
     }
 
     /// All in one network; every server also owns the virtual address, but does not answer ARP for it.
-    pub fn segment(servers: usize) -> Result<Self> {
+    pub fn segment(servers: usize) -> Result<Arc<Self>> {
         let topology = Self::create(Shape::Segment, servers)?;
         let Self { client, balancer, switch, .. } = &topology;
         topology.plug_in(client, "client")?;
@@ -85,7 +88,7 @@ impl Topology {
             let address = topology.server_address(index);
             server.ip(&format!("addr add {VIP}/32 dev lo\naddr add {address}/24 dev eth0"))?;
         }
-        Ok(topology)
+        Ok(Arc::new(topology))
     }
 
     /// The interfaces that the balancer attaches to.

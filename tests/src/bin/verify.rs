@@ -1,0 +1,201 @@
+//! Loads every program of the BPF object and compares what the verifier found with a stated budget.
+//!
+//! The kernel says how many instructions a program has, how many it walked and how large the machine code
+//! is. It does not say how deep the stack grows, so that is read from the instructions themselves.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use aya::EbpfLoader;
+use aya::programs::{ProgramError, Xdp};
+use aya_obj::Object;
+use aya_obj::generated::bpf_insn;
+
+/// What a program may cost. Raise a number only together with the reason for it.
+struct Budget {
+    program: &'static str,
+    /// Instructions after the verifier; the fewer, the fewer cache lines a packet needs.
+    instructions: u32,
+    /// Instructions that the verifier walks, over all paths; older kernels walk more of them, and every
+    /// kernel stops at a million.
+    verified: u32,
+    /// Bytes of machine code: the instruction cache of a core has 32 KiB.
+    machine_code: u32,
+    /// Bytes of stack over the deepest chain of calls; the kernel stops at 512.
+    stack: u32,
+}
+
+const BUDGETS: [Budget; 1] = [Budget {
+    program: "portcullis",
+    instructions: 4_000,
+    verified: 60_000,
+    machine_code: 24 << 10,
+    stack: 448,
+}];
+
+fn main() -> ExitCode {
+    match check() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> Result<()> {
+    let path = env!("PORTCULLIS_BPF_OBJECT");
+    let bytes = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    if bytes.is_empty() {
+        bail!("the BPF object could not be built: no BPF-capable toolchain; run\n  cargo xtask setup");
+    }
+    let mut broken = Vec::new();
+    let mut object = Object::parse(&bytes).context("the object is none")?;
+    let panics: Vec<_> = object
+        .functions
+        .values()
+        .map(|function| function.name.as_str())
+        .filter(|name| panics(name))
+        .collect();
+    if !panics.is_empty() {
+        broken.push(format!("a panic can be reached: the object contains {}", panics.join(", ")));
+    }
+    let text_sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    object.relocate_calls(&text_sections).context("the object's calls lead nowhere")?;
+
+    let mut loaded = EbpfLoader::new().load(&bytes).context("the object's maps cannot be created")?;
+    println!(
+        "{:<16} {:>14} {:>16} {:>16} {:>12}",
+        "program", "instructions", "verified", "machine code", "stack"
+    );
+    for (name, program) in loaded.programs_mut() {
+        let program: &mut Xdp = program.try_into().with_context(|| format!("{name} is no XDP program"))?;
+        if let Err(error) = program.load() {
+            broken.push(format!("{name}: {}", refusal(&error)));
+            continue;
+        }
+        let info = program.info().with_context(|| format!("{name}: the kernel says nothing about it"))?;
+        let instructions = info.size_translated().unwrap_or(0) / size_of::<bpf_insn>() as u32;
+        let verified = info.verified_instruction_count().unwrap_or(0);
+        let machine_code = info.size_jitted();
+        let stack = object
+            .programs
+            .get(name)
+            .and_then(|program| object.functions.get(&program.function_key()))
+            .map_or(0, |function| stack_depth(&function.instructions));
+        let Some(budget) = BUDGETS.iter().find(|budget| budget.program == name) else {
+            broken.push(format!("{name} has no budget; give it one in tests/src/bin/verify.rs"));
+            continue;
+        };
+        println!(
+            "{name:<16} {:>14} {:>16} {:>16} {:>12}",
+            format!("{instructions}/{}", budget.instructions),
+            format!("{verified}/{}", budget.verified),
+            format!("{machine_code}/{}", budget.machine_code),
+            format!("{stack}/{}", budget.stack),
+        );
+        for (what, found, allowed) in [
+            ("instructions", instructions, budget.instructions),
+            ("verified instructions", verified, budget.verified),
+            ("bytes of machine code", machine_code, budget.machine_code),
+            ("bytes of stack", stack, budget.stack),
+        ] {
+            if found > allowed {
+                broken.push(format!("{name}: {found} {what}, {allowed} are allowed"));
+            }
+        }
+    }
+    for line in &broken {
+        eprintln!("over budget: {line}");
+    }
+    if !broken.is_empty() {
+        bail!("{} of the object's limits broken", broken.len());
+    }
+    Ok(())
+}
+
+/// Whether a function is one that Rust calls to panic. The linker drops what cannot be reached.
+fn panics(function: &str) -> bool {
+    ["panicking", "panic_", "rust_begin_unwind"].iter().any(|part| function.contains(part))
+}
+
+/// The end of the verifier's log holds the reason, the rest the way there.
+fn refusal(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<_> = log.lines().collect();
+            format!(
+                "the verifier refuses it ({io_error}):\n{}",
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            )
+        }
+        other => other.to_string(),
+    }
+}
+
+/// `call` of a function of the same program.
+const CALL: u8 = 0x85;
+/// Loads 64 bits, among others the address of a function.
+const LOAD_IMMEDIATE: u8 = 0x18;
+const PSEUDO_CALL: u8 = 1;
+const PSEUDO_FUNC: u8 = 4;
+const FRAME_POINTER: u8 = 10;
+/// `add dst, immediate` and `mov dst, src`, of 64 bits.
+const ADD_IMMEDIATE: u8 = 0x07;
+const MOVE: u8 = 0xbf;
+
+/// Bytes of stack of the deepest chain of calls, as the verifier adds them up: each frame in units of 32.
+fn stack_depth(instructions: &[bpf_insn]) -> u32 {
+    let starts: BTreeSet<usize> =
+        std::iter::once(0).chain((0..instructions.len()).filter_map(|at| callee(instructions, at))).collect();
+    // The verifier refuses recursion; the limit keeps a broken object from looping here.
+    chain_depth(instructions, &starts, 0, 8)
+}
+
+fn chain_depth(instructions: &[bpf_insn], starts: &BTreeSet<usize>, start: usize, calls_left: u32) -> u32 {
+    let end = starts.range(start + 1..).next().copied().unwrap_or(instructions.len());
+    let deepest_callee = (start..end)
+        .filter_map(|at| callee(instructions, at))
+        .filter(|callee| calls_left > 0 && *callee != start)
+        .map(|callee| chain_depth(instructions, starts, callee, calls_left - 1))
+        .max()
+        .unwrap_or(0);
+    frame(&instructions[start..end]).next_multiple_of(32) + deepest_callee
+}
+
+/// The first instruction of the function that an instruction calls, or passes on to be called.
+fn callee(instructions: &[bpf_insn], at: usize) -> Option<usize> {
+    let instruction = &instructions[at];
+    let is_call = instruction.code == CALL && instruction.src_reg() == PSEUDO_CALL;
+    let is_address = instruction.code == LOAD_IMMEDIATE && instruction.src_reg() == PSEUDO_FUNC;
+    let target = usize::try_from(at as i64 + 1 + i64::from(instruction.imm)).ok()?;
+    ((is_call || is_address) && target < instructions.len()).then_some(target)
+}
+
+/// Bytes below the frame pointer that a function touches, directly or by a pointer made from it.
+fn frame(instructions: &[bpf_insn]) -> u32 {
+    let mut lowest = 0i32;
+    for (at, instruction) in instructions.iter().enumerate() {
+        // Classes of loads and stores through a register.
+        let through = match instruction.code & 0x07 {
+            0x01 => Some(instruction.src_reg()),
+            0x02 | 0x03 => Some(instruction.dst_reg()),
+            _ => None,
+        };
+        if through == Some(FRAME_POINTER) {
+            lowest = lowest.min(i32::from(instruction.off));
+        }
+        let next = instructions.get(at + 1);
+        let copies = instruction.code == MOVE && instruction.src_reg() == FRAME_POINTER;
+        if let (true, Some(next)) = (copies, next)
+            && next.code == ADD_IMMEDIATE
+            && next.dst_reg() == instruction.dst_reg()
+        {
+            lowest = lowest.min(next.imm);
+        }
+    }
+    lowest.unsigned_abs()
+}
