@@ -186,11 +186,7 @@ async fn take_in(
 }
 
 /// Publishes snapshots until the last reader is gone.
-async fn follow(
-    mut events: Events,
-    handle: watch::Sender<Handle>,
-    published: watch::Sender<Arc<Snapshot>>,
-) {
+async fn follow(mut events: Events, handle: watch::Sender<Handle>, published: watch::Sender<Arc<Snapshot>>) {
     let mut state = Snapshot::clone(&published.borrow());
     loop {
         let first = tokio::select! {
