@@ -29,10 +29,10 @@ struct Budget {
 
 const BUDGETS: [Budget; 1] = [Budget {
     program: "portcullis",
-    instructions: 4_000,
-    verified: 60_000,
-    machine_code: 24 << 10,
-    stack: 448,
+    instructions: 3_000,
+    verified: 40_000,
+    machine_code: 16 << 10,
+    stack: 384,
 }];
 
 fn main() -> ExitCode {
