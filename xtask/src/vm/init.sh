@@ -14,8 +14,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
 ln -sf /proc/self/fd /dev/fd
 mkdir -p /run/netns /run/lock
 # ip, nft and tc load nothing by themselves when a module is missing, and fail in odd words.
-for module in virtio_pci virtio_blk virtio_net veth dummy; do
-    modprobe "$module" 2>/dev/null
+for module in virtio_pci virtio_blk virtio_net veth "dummy numdummies=0"; do
+    modprobe $module 2>/dev/null
 done
 hostname portcullis-vm
 ip link set lo up
