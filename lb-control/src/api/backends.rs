@@ -1,0 +1,236 @@
+//! Backends of a service: list, create, read, replace, change, drain, undrain, delete.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    ApiError, Shared,
+    body::{Body, from_value, merge},
+    order::{Terms, give, now_unix},
+    services::{deleted, etag, find, tracked_flows},
+    view::Sight,
+};
+use crate::model::{Backend, BackendSpec, Desired, Drain, Health, Refusal, Service};
+
+/// A week: what drains longer was forgotten.
+const DEADLINE_SECONDS_MAX: u64 = 7 * 86_400;
+
+/// The body of a drain.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainSpec {
+    /// After so many seconds flows that are left are cut; never, where it is not given.
+    #[serde(default)]
+    deadline_seconds: Option<u64>,
+}
+
+pub async fn list(State(state): State<Shared>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    let (desired, observed) = (state.desired.current(), state.observer.observe());
+    let service = find(&desired, &name)?;
+    let sight = Sight { desired: &desired, observed: &observed, now_unix: now_unix() };
+    let backends: Vec<_> =
+        service.backends.iter().map(|(at, backend)| sight.listed_backend(service, at, backend)).collect();
+    let body = json!({ "generation": desired.generation, "backends": backends });
+    Ok((etag(&desired), Json(body)).into_response())
+}
+
+pub async fn create(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+    terms: Terms,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let spec: BackendSpec = body.decode()?;
+    let service_name = name.clone();
+    let (at, desired) = give(&state, terms, &name, move |state, _| {
+        state.desired.order(terms.on_service(&service_name), |desired| {
+            let service = find_mut(desired, &service_name)?;
+            let (at, backend) = Backend::new(&spec, service).map_err(Refusal::Invalid)?;
+            if service.backends.contains_key(&at) {
+                return Err(Refusal::BackendExists { service: service_name.clone(), backend: at });
+            }
+            service.backends.insert(at, backend);
+            Ok(at)
+        })
+    })
+    .await?;
+    let place = HeaderValue::from_str(&format!("/v1/services/{name}/backends/{at}"))
+        .map_err(|_| ApiError::Internal)?;
+    let shown = show(&state, &desired, &name, &at.to_string())?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, place)], shown).into_response())
+}
+
+pub async fn read(
+    State(state): State<Shared>,
+    Path((name, backend)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    show(&state, &state.desired.current(), &name, &backend)
+}
+
+pub async fn replace(
+    State(state): State<Shared>,
+    Path((name, backend)): Path<(String, String)>,
+    terms: Terms,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let sent: Value = body.decode()?;
+    let (service_name, path) = (name.clone(), backend.clone());
+    let (created, desired) = give(&state, terms, &name, move |state, _| {
+        state.desired.order(terms.on_service(&service_name), |desired| {
+            let service = find_mut(desired, &service_name)?;
+            let at = parse(&path)?;
+            put(service, at, with_place(sent, at))
+        })
+    })
+    .await?;
+    let shown = show(&state, &desired, &name, &backend)?;
+    Ok(if created { (StatusCode::CREATED, shown).into_response() } else { shown })
+}
+
+pub async fn change(
+    State(state): State<Shared>,
+    Path((name, backend)): Path<(String, String)>,
+    terms: Terms,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let patch: Value = body.decode()?;
+    order_on(state, terms, name, backend, move |service, at| {
+        let mut value = serde_json::to_value(service.backends[&at].spec(&at))
+            .map_err(|error| Refusal::field("", error.to_string()))?;
+        merge(&mut value, patch);
+        put(service, at, value).map(drop)
+    })
+    .await
+}
+
+pub async fn drain(
+    State(state): State<Shared>,
+    Path((name, backend)): Path<(String, String)>,
+    terms: Terms,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let spec: DrainSpec = body.decode_or_default()?;
+    if spec.deadline_seconds.is_some_and(|seconds| seconds > DEADLINE_SECONDS_MAX) {
+        let rule = format!("must be 0 to {DEADLINE_SECONDS_MAX}");
+        return Err(Refusal::field("deadline_seconds", rule).into());
+    }
+    order_on(state, terms, name, backend, move |service, at| {
+        let now = now_unix();
+        let backend = backend_mut(service, at)?;
+        backend.draining = Some(Drain {
+            since_unix_seconds: backend.draining.map_or(now, |drain| drain.since_unix_seconds),
+            deadline_unix_seconds: spec.deadline_seconds.map(|seconds| now + seconds),
+        });
+        Ok(())
+    })
+    .await
+}
+
+pub async fn undrain(
+    State(state): State<Shared>,
+    Path((name, backend)): Path<(String, String)>,
+    terms: Terms,
+) -> Result<Response, ApiError> {
+    order_on(state, terms, name, backend, |service, at| {
+        backend_mut(service, at)?.draining = None;
+        Ok(())
+    })
+    .await
+}
+
+pub async fn delete(
+    State(state): State<Shared>,
+    Path((name, backend)): Path<(String, String)>,
+    terms: Terms,
+) -> Result<Response, ApiError> {
+    let service_name = name.clone();
+    let (cut, desired) = give(&state, terms, &name, move |state, _| {
+        let observed = state.observer.observe();
+        state.desired.order(terms.on_service(&service_name), |desired| {
+            let service = find_mut(desired, &service_name)?;
+            let at = find_backend(service, &backend)?;
+            service.backends.remove(&at);
+            Ok(tracked_flows(&observed, &service_name, [at].iter()))
+        })
+    })
+    .await?;
+    Ok(deleted(&desired, cut))
+}
+
+/// Gives an order on a backend that exists and shows the backend.
+async fn order_on(
+    state: Shared,
+    terms: Terms,
+    name: String,
+    backend: String,
+    edit: impl FnOnce(&mut Service, SocketAddr) -> Result<(), Refusal> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let (service_name, path) = (name.clone(), backend.clone());
+    let ((), desired) = give(&state, terms, &name, move |state, _| {
+        state.desired.order(terms.on_service(&service_name), |desired| {
+            let service = find_mut(desired, &service_name)?;
+            let at = find_backend(service, &path)?;
+            edit(service, at)
+        })
+    })
+    .await?;
+    show(&state, &desired, &name, &backend)
+}
+
+fn show(state: &Shared, desired: &Arc<Desired>, name: &str, path: &str) -> Result<Response, ApiError> {
+    let service = find(desired, name)?;
+    let at = find_backend(service, path)?;
+    let observed = state.observer.observe();
+    let sight = Sight { desired, observed: &observed, now_unix: now_unix() };
+    Ok((etag(desired), Json(sight.backend(service, &at, &service.backends[&at]))).into_response())
+}
+
+fn find_mut<'a>(desired: &'a mut Desired, name: &str) -> Result<&'a mut Service, Refusal> {
+    desired.services.get_mut(name).ok_or_else(|| Refusal::NoSuchService(name.to_owned()))
+}
+
+fn find_backend(service: &Service, path: &str) -> Result<SocketAddr, Refusal> {
+    let missing = || Refusal::NoSuchBackend { service: service.name.clone(), backend: path.to_owned() };
+    path.parse().ok().filter(|at| service.backends.contains_key(at)).ok_or_else(missing)
+}
+
+fn backend_mut(service: &mut Service, at: SocketAddr) -> Result<&mut Backend, Refusal> {
+    let name = service.name.clone();
+    let missing = || Refusal::NoSuchBackend { service: name, backend: at.to_string() };
+    service.backends.get_mut(&at).ok_or_else(missing)
+}
+
+fn parse(path: &str) -> Result<SocketAddr, Refusal> {
+    path.parse().map_err(|_| Refusal::field("", format!("the path must end in address:port, not {path}")))
+}
+
+/// Address and port of the path, where the body does not say them.
+fn with_place(mut sent: Value, at: SocketAddr) -> Value {
+    if let Value::Object(fields) = &mut sent {
+        fields.entry("address").or_insert_with(|| json!(at.ip()));
+        fields.entry("port").or_insert_with(|| json!(at.port()));
+    }
+    sent
+}
+
+/// Puts a backend in its place; its drain and verdict stay. Returns whether it is new.
+fn put(service: &mut Service, at: SocketAddr, value: Value) -> Result<bool, Refusal> {
+    let spec: BackendSpec = from_value(value)?;
+    let (found, mut backend) = Backend::new(&spec, service).map_err(Refusal::Invalid)?;
+    if found != at {
+        let field = if found.ip() == at.ip() { "port" } else { "address" };
+        return Err(Refusal::field(field, format!("cannot change: the path says {at}")));
+    }
+    let old = service.backends.get(&at);
+    backend.draining = old.and_then(|old| old.draining);
+    backend.health = old.map_or(Health::Unknown, |old| old.health);
+    Ok(service.backends.insert(at, backend).is_none())
+}

@@ -1,0 +1,116 @@
+//! What every order has in common: its condition, the wait for its installation, and a thread to block on.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+use serde::Deserialize;
+
+use super::{ApiError, AppState, Shared, error::Places};
+use crate::{
+    desired::Condition,
+    model::{Desired, FieldError, Refusal},
+};
+
+/// How long `?wait=installed` waits: a change is installed within milliseconds.
+const WAIT: Duration = Duration::from_secs(10);
+const WAIT_STEP: Duration = Duration::from_millis(5);
+
+/// The parts of an order's request that stand outside of path and body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// `If-Match` with a generation.
+    pub if_match: Option<u64>,
+    /// `?wait=installed`.
+    pub wait: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Query {
+    wait: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Terms {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let bad_query = |rule: &str| ApiError::BadQuery(FieldError::new("wait", rule));
+        let query = axum::extract::Query::<Query>::try_from_uri(&parts.uri)
+            .map_err(|_| bad_query("is the only parameter"))?;
+        let wait = match query.wait.as_deref() {
+            None => false,
+            Some("installed") => true,
+            Some(_) => return Err(bad_query("must be installed")),
+        };
+        Ok(Self { if_match: if_match(parts)?, wait })
+    }
+}
+
+fn if_match(parts: &Parts) -> Result<Option<u64>, ApiError> {
+    let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let text = text.trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    match number.parse() {
+        Ok(generation) => Ok(Some(generation)),
+        Err(_) => Err(ApiError::BadCondition(text.to_owned())),
+    }
+}
+
+impl Terms {
+    /// The condition on a service.
+    pub fn on_service<'a>(&self, name: &'a str) -> Condition<'a> {
+        self.if_match.map_or(Condition::None, |generation| Condition::Service(name, generation))
+    }
+
+    /// The condition on the list of services.
+    pub fn on_everything(&self) -> Condition<'static> {
+        self.if_match.map_or(Condition::None, Condition::Everything)
+    }
+}
+
+/// Gives an order where blocking is allowed, then waits for its installation where the terms say so.
+///
+/// `give` notes in its [`Places`] where the backends stand in the body.
+pub async fn give<T: Send + 'static>(
+    state: &Shared,
+    terms: Terms,
+    service: &str,
+    give: impl FnOnce(&AppState, &mut Places) -> Result<(T, Arc<Desired>), Refusal> + Send + 'static,
+) -> Result<(T, Arc<Desired>), ApiError> {
+    let mut places = Places { service: service.to_owned(), backends: None };
+    let shared = state.clone();
+    let given = tokio::task::spawn_blocking(move || {
+        give(&shared, &mut places).map_err(|refusal| ApiError::Refused(refusal, places))
+    });
+    let (answer, desired) = given.await.map_err(|error| {
+        tracing::error!(%error, "an order panicked");
+        ApiError::Internal
+    })??;
+    if terms.wait {
+        installed(state, desired.generation).await;
+    }
+    Ok((answer, desired))
+}
+
+/// Returns when the generation is installed, or after [`WAIT`]; `status.installed` tells which.
+async fn installed(state: &Shared, generation: u64) {
+    let deadline = Instant::now() + WAIT;
+    while state.observer.installed_generation() < generation && Instant::now() < deadline {
+        tokio::time::sleep(WAIT_STEP).await;
+    }
+}
+
+/// Seconds of the Unix clock.
+pub fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

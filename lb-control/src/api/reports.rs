@@ -1,0 +1,68 @@
+//! What is read only: status, counters, reasons, interfaces, metrics.
+
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use lb_common::BackendState;
+use serde_json::{Value, json};
+
+use super::{Shared, order::now_unix};
+use crate::{desired::effective_state, metrics};
+
+pub async fn status(State(state): State<Shared>) -> Json<Value> {
+    let (desired, observed) = (state.desired.current(), state.observer.observe());
+    let now = now_unix();
+    let (mut up, mut draining, mut down) = (0, 0, 0);
+    for service in desired.services.values() {
+        for backend in service.backends.values() {
+            match effective_state(backend, service.on_failure, now) {
+                BackendState::Up => up += 1,
+                BackendState::Draining => draining += 1,
+                BackendState::Down => down += 1,
+            }
+        }
+    }
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": desired.generation,
+        "installed_generation": observed.installed_generation,
+        "installed": observed.installed_generation >= desired.generation,
+        "last_error": observed.last_error,
+        "services": desired.services.len(),
+        "backends": { "up": up, "draining": draining, "down": down },
+        "interfaces": observed.interfaces,
+        "flow_table": observed.flow_table,
+    }))
+}
+
+pub async fn counters(State(state): State<Shared>) -> Json<Value> {
+    let observed = state.observer.observe();
+    let services = observed.services.iter().map(|(name, service)| {
+        let backends = service.backends.iter().map(
+            |(at, backend)| json!({ "address": at.ip(), "port": at.port(), "counters": backend.counters }),
+        );
+        json!({ "name": name, "counters": service.counters, "backends": backends.collect::<Vec<_>>() })
+    });
+    Json(json!({ "services": services.collect::<Vec<_>>() }))
+}
+
+pub async fn reasons(State(state): State<Shared>) -> Json<Value> {
+    Json(json!({ "reasons": state.observer.observe().reasons }))
+}
+
+pub async fn interfaces(State(state): State<Shared>) -> Json<Value> {
+    Json(json!({ "interfaces": state.observer.observe().interfaces }))
+}
+
+pub async fn metrics(State(state): State<Shared>) -> Response {
+    let text = metrics::render(&state.desired.current(), &state.observer.observe(), now_unix());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// The process answers; whether packets are forwarded is `/v1/status`'s to say.
+pub async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}

@@ -1,0 +1,213 @@
+//! Services: list, create, read, replace, change, delete.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{
+    ApiError, Shared,
+    body::{Body, from_value, merge},
+    error::Places,
+    order::{Terms, give, now_unix},
+    view::Sight,
+};
+use crate::{
+    model::{Desired, FieldError, Refusal, Service, ServiceSpec},
+    status::Observed,
+};
+
+pub async fn list(State(state): State<Shared>) -> Response {
+    let (desired, observed) = (state.desired.current(), state.observer.observe());
+    let sight = Sight { desired: &desired, observed: &observed, now_unix: now_unix() };
+    let services: Vec<_> =
+        desired.services.values().map(|service| sight.listed_service(service, None)).collect();
+    let body = json!({ "generation": desired.generation, "services": services });
+    (etag(&desired), Json(body)).into_response()
+}
+
+pub async fn create(State(state): State<Shared>, terms: Terms, body: Body) -> Result<Response, ApiError> {
+    let spec: ServiceSpec = body.decode()?;
+    let name = spec.name.clone();
+    let ((), desired) = give(&state, terms, &name, move |state, places| {
+        *places = places_of(&spec);
+        let service = Service::new(&spec).map_err(Refusal::Invalid)?;
+        state.desired.order(terms.on_everything(), |desired| {
+            if desired.services.contains_key(&service.name) {
+                return Err(Refusal::NameTaken(service.name));
+            }
+            desired.services.insert(service.name.clone(), service);
+            Ok(())
+        })
+    })
+    .await?;
+    let place = HeaderValue::from_str(&format!("/v1/services/{name}")).map_err(|_| ApiError::Internal)?;
+    let shown = show(&state, &desired, &name, None)?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, place)], shown).into_response())
+}
+
+pub async fn read(State(state): State<Shared>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    show(&state, &state.desired.current(), &name, None)
+}
+
+pub async fn replace(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+    terms: Terms,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let mut spec: ServiceSpec = body.decode()?;
+    if spec.name.is_empty() {
+        spec.name.clone_from(&name);
+    }
+    let path_name = name.clone();
+    let ((created, cut), desired) = give(&state, terms, &name, move |state, places| {
+        *places = places_of(&spec);
+        let observed = state.observer.observe();
+        let service = valid(&spec, &path_name)?;
+        state.desired.order(terms.on_service(&path_name), |desired| match desired.services.get(&path_name) {
+            None if terms.if_match.is_some() => Err(Refusal::NoSuchService(path_name.clone())),
+            None => {
+                desired.services.insert(path_name.clone(), service);
+                Ok((true, None))
+            }
+            Some(_) => Ok((false, put(desired, service, &observed)?)),
+        })
+    })
+    .await?;
+    let shown = show(&state, &desired, &name, cut)?;
+    Ok(if created { (StatusCode::CREATED, shown).into_response() } else { shown })
+}
+
+pub async fn change(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+    terms: Terms,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let patch: Value = body.decode()?;
+    let path_name = name.clone();
+    let (cut, desired) = give(&state, terms, &name, move |state, places| {
+        let observed = state.observer.observe();
+        state.desired.order(terms.on_service(&path_name), |desired| {
+            let old = find(desired, &path_name)?;
+            let mut value =
+                serde_json::to_value(old.spec()).map_err(|error| Refusal::field("", error.to_string()))?;
+            merge(&mut value, patch);
+            let spec: ServiceSpec = from_value(value)?;
+            *places = places_of(&spec);
+            let service = valid(&spec, &path_name)?;
+            put(desired, service, &observed)
+        })
+    })
+    .await?;
+    show(&state, &desired, &name, cut)
+}
+
+pub async fn delete(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+    terms: Terms,
+) -> Result<Response, ApiError> {
+    let path_name = name.clone();
+    let (cut, desired) = give(&state, terms, &name, move |state, _| {
+        let observed = state.observer.observe();
+        state.desired.order(terms.on_service(&path_name), |desired| {
+            let gone = desired
+                .services
+                .remove(&path_name)
+                .ok_or_else(|| Refusal::NoSuchService(path_name.clone()))?;
+            Ok(tracked_flows(&observed, &path_name, gone.backends.keys()))
+        })
+    })
+    .await?;
+    Ok(deleted(&desired, cut))
+}
+
+/// The answer to a deletion.
+pub fn deleted(desired: &Desired, tracked_flows_cut: u64) -> Response {
+    let body = json!({ "generation": desired.generation, "tracked_flows_cut": tracked_flows_cut });
+    (etag(desired), Json(body)).into_response()
+}
+
+/// The service of that name.
+pub fn find<'a>(desired: &'a Desired, name: &str) -> Result<&'a Service, Refusal> {
+    desired.services.get(name).ok_or_else(|| Refusal::NoSuchService(name.to_owned()))
+}
+
+/// Remembered flows of these backends.
+pub fn tracked_flows<'a>(
+    observed: &Observed,
+    service: &str,
+    backends: impl Iterator<Item = &'a SocketAddr>,
+) -> u64 {
+    backends.filter_map(|at| observed.backend(service, at)).map(|seen| seen.tracked_flows).sum()
+}
+
+/// The generation, as `If-Match` takes it.
+pub fn etag(desired: &Desired) -> HeaderMap {
+    let value = HeaderValue::from_str(&format!("\"{}\"", desired.generation));
+    value.into_iter().map(|value| (header::ETAG, value)).collect()
+}
+
+fn show(
+    state: &Shared,
+    desired: &Arc<Desired>,
+    name: &str,
+    tracked_flows_cut: Option<u64>,
+) -> Result<Response, ApiError> {
+    let service = find(desired, name)?;
+    let observed = state.observer.observe();
+    let sight = Sight { desired, observed: &observed, now_unix: now_unix() };
+    Ok((etag(desired), Json(sight.service(service, tracked_flows_cut))).into_response())
+}
+
+fn valid(spec: &ServiceSpec, path_name: &str) -> Result<Service, Refusal> {
+    if spec.name != path_name {
+        return Err(Refusal::field("name", format!("cannot change: the path says {path_name}")));
+    }
+    Service::new(spec).map_err(Refusal::Invalid)
+}
+
+/// Puts `service` in the place of the one of its name. Drains and verdicts stay with their backends;
+/// backends that are no longer there are deleted: returns how many remembered flows that cuts.
+fn put(desired: &mut Desired, mut service: Service, observed: &Observed) -> Result<Option<u64>, Refusal> {
+    let old = find(desired, &service.name)?;
+    let fixed = [
+        ("address", old.address == service.address),
+        ("port", old.port == service.port),
+        ("protocol", old.protocol == service.protocol),
+        ("mode", old.mode == service.mode),
+    ];
+    let rule =
+        "cannot change on a live service, whose flows depend on it: delete the service and create it anew";
+    let errors: Vec<_> =
+        fixed.into_iter().filter(|(_, same)| !same).map(|(field, _)| FieldError::new(field, rule)).collect();
+    if !errors.is_empty() {
+        return Err(Refusal::Invalid(errors));
+    }
+    for (at, backend) in &mut service.backends {
+        if let Some(old) = old.backends.get(at) {
+            backend.draining = old.draining;
+            if service.health_check.is_some() {
+                backend.health = old.health;
+            }
+        }
+    }
+    let gone: Vec<_> = old.backends.keys().filter(|at| !service.backends.contains_key(at)).collect();
+    let cut = (!gone.is_empty()).then(|| tracked_flows(observed, &service.name, gone.into_iter()));
+    desired.services.insert(service.name.clone(), service);
+    Ok(cut)
+}
+
+fn places_of(spec: &ServiceSpec) -> Places {
+    let at = |backend: &crate::model::BackendSpec| {
+        SocketAddr::new(backend.address, backend.port.unwrap_or(spec.port))
+    };
+    Places { service: spec.name.clone(), backends: Some(spec.backends.iter().map(at).collect()) }
+}

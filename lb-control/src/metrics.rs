@@ -1,0 +1,133 @@
+//! Prometheus' text format (0.0.4) over what is desired and observed. Pure.
+//!
+//! Labels are bounded by what is configured and by closed lists: no address of a client ever becomes one.
+
+use std::fmt::{Display, Write};
+
+use lb_common::BackendState;
+
+use crate::{
+    desired::effective_state,
+    model::Desired,
+    status::{AttachMode, CounterValues, Observed},
+};
+
+/// All metrics.
+pub fn render(desired: &Desired, observed: &Observed, now_unix: u64) -> String {
+    let mut out = Text(String::new());
+    out.family("generation", "gauge", "Generation of the desired state.");
+    out.sample("generation", &[], desired.generation);
+    out.family("installed_generation", "gauge", "Generation that is wholly installed.");
+    out.sample("installed_generation", &[], observed.installed_generation);
+    out.family("services", "gauge", "Services that are desired.");
+    out.sample("services", &[], desired.services.len());
+    flow_table(&mut out, observed);
+    out.family("interface_attached", "gauge", "1 where the program runs on the interface.");
+    for interface in &observed.interfaces {
+        let mode = match interface.mode {
+            Some(AttachMode::Driver) => "driver",
+            Some(AttachMode::Generic) => "generic",
+            None => "none",
+        };
+        let labels = [("interface", interface.name.as_str()), ("mode", mode)];
+        out.sample("interface_attached", &labels, u8::from(interface.attached));
+    }
+    out.family("packets_total", "counter", "Packets by the reason for which they left the program.");
+    for reason in &observed.reasons {
+        out.sample("packets_total", &[("reason", reason.name)], reason.count);
+    }
+    services(&mut out, observed);
+    backends(&mut out, desired, observed, now_unix);
+    out.0
+}
+
+fn flow_table(out: &mut Text, observed: &Observed) {
+    let table = observed.flow_table;
+    out.family("flow_table_capacity", "gauge", "Flows that can be remembered.");
+    out.sample("flow_table_capacity", &[], table.capacity);
+    out.family("flow_table_entries", "gauge", "Flows that are remembered.");
+    out.sample("flow_table_entries", &[], table.entries);
+    out.family("flow_table_refused_total", "counter", "Flows that the full table refused to remember.");
+    out.sample("flow_table_refused_total", &[], table.refused);
+}
+
+const COUNTERS: [Counter; 4] = [
+    ("packets_total", "Packets from clients that were sent on.", |counters| counters.packets),
+    ("bytes_total", "Bytes of packets that were sent on, from the IP header on.", |counters| counters.bytes),
+    ("new_flows_total", "TCP SYNs, or UDP flows remembered anew.", |counters| counters.new_flows),
+    ("refused_flows_total", "Flows that the full table refused to remember.", |counters| {
+        counters.refused_flows
+    }),
+];
+type Counter = (&'static str, &'static str, fn(&CounterValues) -> u64);
+
+fn services(out: &mut Text, observed: &Observed) {
+    for (name, help, value) in COUNTERS {
+        let name = format!("service_{name}");
+        out.family(&name, "counter", help);
+        for (service, seen) in &observed.services {
+            out.sample(&name, &[("service", service)], value(&seen.counters));
+        }
+    }
+    out.family("service_slots", "gauge", "Slots of the service's table by state.");
+    for (service, seen) in &observed.services {
+        for (state, count) in [("settled", seen.settled), ("moving", seen.moving), ("pinned", seen.pinned)] {
+            out.sample("service_slots", &[("service", service), ("state", state)], count);
+        }
+    }
+}
+
+fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u64) {
+    for (name, help, value) in COUNTERS {
+        let name = format!("backend_{name}");
+        out.family(&name, "counter", help);
+        for (service, seen) in &observed.services {
+            for (at, backend) in &seen.backends {
+                let labels = [("service", service.as_str()), ("backend", &at.to_string())];
+                out.sample(&name, &labels, value(&backend.counters));
+            }
+        }
+    }
+    out.family("backend_tracked_flows", "gauge", "Remembered flows of the backend.");
+    for (service, seen) in &observed.services {
+        for (at, backend) in &seen.backends {
+            let labels = [("service", service.as_str()), ("backend", &at.to_string())];
+            out.sample("backend_tracked_flows", &labels, backend.tracked_flows);
+        }
+    }
+    out.family("backend_state", "gauge", "What is sent to the backend: 0 nothing, 1 all, 2 old flows only.");
+    for service in desired.services.values() {
+        for (at, backend) in &service.backends {
+            let state = match effective_state(backend, service.on_failure, now_unix) {
+                BackendState::Down => 0,
+                BackendState::Up => 1,
+                BackendState::Draining => 2,
+            };
+            let labels = [("service", service.name.as_str()), ("backend", &at.to_string())];
+            out.sample("backend_state", &labels, state);
+        }
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP portcullis_{name} {help}\n# TYPE portcullis_{name} {kind}");
+    }
+
+    /// Label values are names, addresses and words of closed lists: nothing in them needs escaping but
+    /// what an interface may be called.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(key, value)| {
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                format!("{key}=\"{value}\"")
+            })
+            .collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "portcullis_{name}{labels} {value}");
+    }
+}
