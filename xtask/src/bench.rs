@@ -42,8 +42,7 @@ enum What {
 
 pub fn run(args: &Args) -> Result<()> {
     let What::Xdp = args.what;
-    host::runs_bpf()
-        .map_err(|why| anyhow!("{why}; run\n  sudo -E env PATH=\"$PATH\" cargo xtask bench xdp"))?;
+    host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
     setup::ensure(Needs::default())?;
     let object =
         step("build the measuring program for BPF", || Ok(build_ebpf::build(&workspace::root(), "bench")?))?;

@@ -58,6 +58,12 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// How a plain user types the present command with root's rights.
+pub fn as_root() -> String {
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    format!("sudo -E env PATH=\"$PATH\" cargo xtask {}", words.join(" "))
+}
+
 /// The running kernel's version, or nothing if it cannot be read.
 pub fn kernel() -> Option<(u32, u32)> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::host;
 use crate::setup::{self, Needs};
@@ -73,7 +73,7 @@ pub struct LoadArgs {
 pub struct UnloadArgs {}
 
 pub fn load(args: &LoadArgs) -> Result<()> {
-    root("load")?;
+    root()?;
     if args.confirm {
         return confirm();
     }
@@ -83,7 +83,7 @@ pub fn load(args: &LoadArgs) -> Result<()> {
         }
     }
     let config = args.config.as_deref().map(absolute).transpose()?;
-    host::runs_bpf().map_err(|why| anyhow::anyhow!("{why}"))?;
+    host::runs_bpf().map_err(|why| anyhow!("{why}"))?;
     setup::ensure(Needs::default())?;
     let daemon = build()?;
     fs::create_dir_all(RUNTIME_DIR).with_context(|| format!("cannot create {RUNTIME_DIR}"))?;
@@ -114,17 +114,17 @@ pub fn load(args: &LoadArgs) -> Result<()> {
 }
 
 pub fn unload(_args: &UnloadArgs) -> Result<()> {
-    root("unload")?;
+    root()?;
     setup::ensure(Needs::default())?;
     let daemon = build()?;
     step("unload", || shown(&mut unload_command(&daemon)))
 }
 
-fn root(command: &str) -> Result<()> {
+fn root() -> Result<()> {
     if host::is_root() {
         return Ok(());
     }
-    bail!("loading programs needs root; run\n  sudo -E env PATH=\"$PATH\" cargo xtask {command} …")
+    bail!("loading programs needs root; run\n  {}", host::as_root())
 }
 
 fn build() -> Result<PathBuf> {

@@ -19,7 +19,7 @@ use crate::workspace::{self, Profile};
 pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<()> {
-    host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  sudo -E env PATH=\"$PATH\" cargo xtask verify"))?;
+    host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
     setup::ensure(Needs::default())?;
     verify()
 }
