@@ -1,0 +1,63 @@
+//! Map names and capacities, once, with their arithmetic. A capacity is a default that the controller may
+//! lower or raise when it creates the map; the layout version names the pin directory.
+
+/// Raised whenever a struct of this crate, a map's type or the meaning of a field changes.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Services (address, port, protocol). A hash entry takes about 100 bytes: 1.6 MiB.
+pub const SERVICES: u32 = 16_384;
+/// Backend ids; id 0 is "none". 64 bytes each: 8 MiB, and 32 bytes of counters per CPU: 4 MiB.
+pub const BACKENDS: u32 = 131_072;
+/// Slots of all services together: 8 bytes each, 32 MiB; 1,024 services of 4,096 slots.
+pub const SLOTS: u32 = 4_194_304;
+/// Remembered flows. Key 40, value 16 and about 56 bytes of the kernel's: 112 MiB when full, allocated up front.
+pub const FLOWS: u32 = 1_048_576;
+/// Sources of `nat` replies: a backend of a `nat` service has one.
+pub const REPLIES: u32 = BACKENDS;
+/// Interfaces that packets may leave through; the index fits the 16 bits of [`crate::NextHop`].
+pub const INTERFACES: u32 = 64;
+/// Distinct virtual addresses.
+pub const VIPS: u32 = SERVICES;
+/// Addresses of the balancer itself.
+pub const LOCALS: u32 = 1_024;
+
+/// The smallest and the largest table of one service; powers of two.
+pub const TABLE_SLOTS_MIN: u32 = 1_024;
+/// See [`TABLE_SLOTS_MIN`]: 650 slots for each of 200 backends, 131 for each of 1,000.
+pub const TABLE_SLOTS_MAX: u32 = 131_072;
+
+/// For so long after a slot moved, a SYN may be the retransmission of one that the old owner answered:
+/// the initial retransmission timeout is 1 s and doubles (RFC 6298), so two retries fall within 3 s.
+pub const SYN_RETRANSMIT_SECONDS: u32 = 3;
+
+/// Names of the maps as the object spells them.
+pub mod maps {
+    #![allow(missing_docs)]
+    pub const SERVICES: &str = "SERVICES";
+    pub const SLOTS: &str = "SLOTS";
+    pub const BACKENDS: &str = "BACKENDS";
+    pub const REPLIES: &str = "REPLIES";
+    pub const INTERFACES: &str = "INTERFACES";
+    pub const VIPS: &str = "VIPS";
+    pub const LOCALS: &str = "LOCALS";
+    pub const FLOWS: &str = "FLOWS";
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+    pub const SETTINGS: &str = "SETTINGS";
+    /// Every map, in the order in which they are pinned.
+    pub const ALL: [&str; 12] = [
+        SERVICES,
+        SLOTS,
+        BACKENDS,
+        REPLIES,
+        INTERFACES,
+        VIPS,
+        LOCALS,
+        FLOWS,
+        SERVICE_COUNTERS,
+        BACKEND_COUNTERS,
+        REASON_COUNTERS,
+        SETTINGS,
+    ];
+}

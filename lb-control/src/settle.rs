@@ -1,0 +1,184 @@
+//! How slots move and come to rest. Pure.
+//!
+//! `settled` → (owner changes) → `moving` → (idle timeout without a refusal) → `pinned` → (no remembered flow
+//! belongs elsewhere) → `settled`.
+
+use lb_common::{BackendId, Flow, Slot, SlotState};
+
+/// Seconds by which the controller outwaits the program: both clocks count whole seconds of the same clock.
+const CLOCK_MARGIN_SECONDS: u32 = 1;
+
+/// The slots after their owners changed to `owners`, which has at least as many, both powers of two:
+/// slot `s` of a table that grew nests in slot `s >> k` of the old one.
+///
+/// `previous` is the last owner before moving began, so it stays while a slot moves again; when it serves no
+/// more, `current` takes its place. A slot whose owner died has no flow that a change could break: it comes
+/// to rest at once.
+pub fn change_owners(
+    old: &[Slot],
+    owners: &[BackendId],
+    serves: impl Fn(BackendId) -> bool,
+    now_seconds: u32,
+) -> Vec<Slot> {
+    let growth = (owners.len() / old.len()).trailing_zeros();
+    owners
+        .iter()
+        .enumerate()
+        .map(|(index, &owner)| change_owner(old[index >> growth], owner, &serves, now_seconds))
+        .collect()
+}
+
+fn change_owner(slot: Slot, owner: BackendId, serves: impl Fn(BackendId) -> bool, now_seconds: u32) -> Slot {
+    let current = slot.current();
+    let previous = if serves(slot.previous()) { slot.previous() } else { current };
+    if owner == current {
+        return Slot::new(current, previous, slot.state(), slot.moved_at());
+    }
+    let (previous, state) = match slot.state() {
+        SlotState::Moving => (previous, SlotState::Moving),
+        resting if !serves(current) => (owner, resting),
+        SlotState::Settled | SlotState::Pinned => (current, SlotState::Moving),
+    };
+    let previous = if serves(previous) { previous } else { owner };
+    Slot::new(owner, previous, state, now_seconds)
+}
+
+/// What a sweep does with one remembered flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It stays, and its slot may settle in spite of it.
+    Keep,
+    /// It stays and keeps its pinned slot from settling.
+    KeepPinned,
+    /// It is forgotten.
+    Delete,
+}
+
+/// Decides over a remembered flow of `slot`.
+///
+/// In a moving slot nothing is deleted unless the table is filling up: between a sweep's look and its
+/// deletion a SYN may reopen the tuple, and in a moving slot its next packet would be sent to `previous`.
+pub fn fate(
+    slot: Slot,
+    flow: Flow,
+    serves: bool,
+    idle_max_seconds: u32,
+    now_seconds: u32,
+    filling_up: bool,
+) -> Fate {
+    let ended = !serves || flow.idle_seconds(now_seconds) > idle_max_seconds + CLOCK_MARGIN_SECONDS;
+    match slot.state() {
+        SlotState::Settled => Fate::Delete,
+        SlotState::Moving if ended && filling_up => Fate::Delete,
+        SlotState::Moving => Fate::Keep,
+        SlotState::Pinned if ended || flow.backend() == slot.current() => Fate::Delete,
+        SlotState::Pinned => Fate::KeepPinned,
+    }
+}
+
+/// The slot after a sweep that found its flows; `refused_seconds_ago` since the service's last refusal.
+pub fn rest(
+    slot: Slot,
+    kept_pinned: bool,
+    idle_max_seconds: u32,
+    now_seconds: u32,
+    refused_seconds_ago: u32,
+) -> Slot {
+    let quiet = slot.seconds_since_move(now_seconds).min(refused_seconds_ago);
+    match slot.state() {
+        SlotState::Moving if quiet > idle_max_seconds + CLOCK_MARGIN_SECONDS => {
+            Slot::new(slot.current(), slot.previous(), SlotState::Pinned, slot.moved_at())
+        }
+        SlotState::Pinned if !kept_pinned => Slot::settled(slot.current()),
+        SlotState::Settled | SlotState::Moving | SlotState::Pinned => slot,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: BackendId = BackendId(1);
+    const B: BackendId = BackendId(2);
+    const C: BackendId = BackendId(3);
+    use SlotState::{Moving, Pinned, Settled};
+
+    fn slot(current: BackendId, previous: BackendId, state: SlotState) -> Slot {
+        Slot::new(current, previous, state, 50)
+    }
+
+    #[test]
+    fn owners_change_by_the_rules() {
+        let cases = [
+            // (before, owner, dead) → after
+            (slot(A, A, Settled), A, None, Slot::new(A, A, Settled, 50)),
+            (slot(A, A, Settled), B, None, Slot::new(B, A, Moving, 99)),
+            (slot(B, A, Moving), C, None, Slot::new(C, A, Moving, 99)),
+            (slot(B, A, Moving), A, None, Slot::new(A, A, Moving, 99)),
+            (slot(B, A, Pinned), C, None, Slot::new(C, B, Moving, 99)),
+            // previous dies
+            (slot(B, A, Moving), B, Some(A), Slot::new(B, B, Moving, 50)),
+            (slot(B, A, Moving), C, Some(A), Slot::new(C, B, Moving, 99)),
+            (slot(B, A, Pinned), B, Some(A), Slot::new(B, B, Pinned, 50)),
+            // current dies
+            (slot(A, A, Settled), B, Some(A), Slot::new(B, B, Settled, 99)),
+            (slot(B, A, Pinned), C, Some(B), Slot::new(C, C, Pinned, 99)),
+            (slot(B, A, Moving), C, Some(B), Slot::new(C, A, Moving, 99)),
+            (
+                slot(BackendId::NONE, BackendId::NONE, Settled),
+                A,
+                Some(BackendId::NONE),
+                Slot::new(A, A, Settled, 99),
+            ),
+        ];
+        for (before, owner, dead, after) in cases {
+            let serves = |id| Some(id) != dead && id != BackendId::NONE;
+            assert_eq!(change_owners(&[before], &[owner], serves, 99), [after], "{before:?} to {owner:?}");
+        }
+    }
+
+    #[test]
+    fn a_grown_table_nests() {
+        let old = [slot(A, A, Settled), slot(B, B, Settled)];
+        let new = change_owners(&old, &[A, C, B, A], |_| true, 99);
+        assert_eq!(new.iter().map(|slot| slot.previous()).collect::<Vec<_>>(), [A, A, B, B]);
+        assert_eq!(
+            new.iter().map(|slot| slot.state()).collect::<Vec<_>>(),
+            [Settled, Moving, Settled, Moving]
+        );
+    }
+
+    #[test]
+    fn rest_waits_for_the_idle_timeout_and_for_refusals() {
+        let moving = Slot::new(B, A, Moving, 100);
+        assert_eq!(rest(moving, false, 10, 111, 999).state(), Moving);
+        assert_eq!(rest(moving, false, 10, 112, 999).state(), Pinned);
+        assert_eq!(rest(moving, false, 10, 112, 11).state(), Moving);
+        let pinned = Slot::new(B, A, Pinned, 100);
+        assert_eq!(rest(pinned, true, 10, 500, 999), pinned);
+        assert_eq!(rest(pinned, false, 10, 500, 999), Slot::settled(B));
+    }
+
+    #[test]
+    fn flows_are_forgotten_when_they_no_longer_matter() {
+        let flow = |backend, seen| Flow::new(backend, 7, seen, false);
+        let cases = [
+            (Moving, flow(A, 100), true, 100, false, Fate::Keep),
+            (Moving, flow(A, 10), true, 100, false, Fate::Keep),
+            (Moving, flow(A, 10), true, 100, true, Fate::Delete),
+            (Moving, flow(A, 100), false, 100, true, Fate::Delete),
+            (Pinned, flow(A, 100), true, 100, false, Fate::KeepPinned),
+            (Pinned, flow(A, 100), false, 100, false, Fate::Delete),
+            (Pinned, flow(B, 100), true, 100, false, Fate::Delete),
+            (Pinned, flow(A, 80), true, 92, false, Fate::Delete),
+            (Settled, flow(B, 100), true, 100, false, Fate::Delete),
+        ];
+        for (state, flow, serves, now, filling_up, expected) in cases {
+            assert_eq!(
+                fate(Slot::new(B, A, state, 0), flow, serves, 10, now, filling_up),
+                expected,
+                "{state:?} {flow:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! One backend for a packet: track only what a change could break.
+//!
+//! | slot | looked up | a miss goes to | and is remembered |
+//! |---|---|---|---|
+//! | settled | no | `current` | no |
+//! | moving, mid-flow | yes | a serving `previous`, else `current` | yes |
+//! | moving, SYN | yes | `current`; a serving `previous` for 3 s after the move | yes |
+//! | moving, UDP | yes | a serving `previous` for one idle timeout, then `current` | yes |
+//! | pinned | yes | `current` | only in place of something stale |
+//!
+//! A flow that the full table refuses goes where its later packets will be sent: a TCP flow of a moving slot
+//! to a serving `previous`.
+
+use lb_common::{BackendId, FlowKey, Service, Slot, SlotState, Tracking, limits::SYN_RETRANSMIT_SECONDS};
+
+use crate::{
+    flow::{Memory, recall, remember, serves},
+    parse::Event,
+    tables::Tables,
+};
+
+/// The backend of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// Whom it goes to; may be [`BackendId::NONE`], or one that serves no more.
+    pub backend: BackendId,
+    /// Whether it opened a flow, as far as anything is known of flows.
+    pub new_flow: bool,
+    /// Whether the full table refused to remember it.
+    pub refused: bool,
+}
+
+/// Chooses by the slot's state; `hash` is the flow's.
+#[inline(always)]
+pub fn select<T: Tables>(
+    tables: &T,
+    service: &Service,
+    slot: Slot,
+    tuple: &FlowKey,
+    hash: u64,
+    event: Event,
+) -> Choice {
+    let opens = matches!(event, Event::Open);
+    let to = |backend| Choice { backend, new_flow: opens, refused: false };
+    match (service.tracking(), slot.state()) {
+        (Tracking::Connectionless, _) | (Tracking::OnChange, SlotState::Settled) => to(slot.current()),
+        (Tracking::OnChange, state) => {
+            let now = tables.now_seconds();
+            match (recall(tables, service, tuple, hash, event, now), state) {
+                (Memory::Live(backend), _) => Choice { backend, new_flow: false, refused: false },
+                (_, SlotState::Moving) => moving(tables, service, slot, tuple, hash, event, now),
+                (Memory::Unknown, _) => to(slot.current()),
+                (Memory::Stale, _) => {
+                    // Left as it is, the stale entry would claim the flow when its backend serves again.
+                    let refused = remember(tables, tuple, hash, event, now, slot.current()).is_err();
+                    Choice { backend: slot.current(), new_flow: opens, refused }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn moving<T: Tables>(
+    tables: &T,
+    service: &Service,
+    slot: Slot,
+    tuple: &FlowKey,
+    hash: u64,
+    event: Event,
+    now: u32,
+) -> Choice {
+    let old = if serves(tables, service, slot.previous()) { slot.previous() } else { slot.current() };
+    let since_move = slot.seconds_since_move(now);
+    let (backend, if_refused) = match event {
+        Event::Open if since_move < SYN_RETRANSMIT_SECONDS => (old, old),
+        Event::Open => (slot.current(), old),
+        Event::Datagram if since_move > service.flow_idle_seconds => (slot.current(), slot.current()),
+        Event::Datagram | Event::Continue | Event::Close => (old, old),
+    };
+    let new_flow = matches!(event, Event::Open | Event::Datagram);
+    if backend == BackendId::NONE {
+        return Choice { backend, new_flow, refused: false };
+    }
+    match remember(tables, tuple, hash, event, now, backend) {
+        Ok(()) => Choice { backend, new_flow, refused: false },
+        Err(_) => Choice { backend: if_refused, new_flow, refused: true },
+    }
+}

@@ -1,0 +1,89 @@
+//! The lookups that a packet needs, and what it leaves behind.
+
+use lb_common::{
+    Address, Backend, BackendId, Flow, FlowKey, HashKeys, Interface, Mac, Reply, Service, ServiceKey, Slot,
+    VirtualAddress,
+};
+
+/// The table is full: the flow is not remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused;
+
+/// What is asked of the kernel's routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteQuery {
+    /// Source of the packet as it leaves.
+    pub source: Address,
+    /// Where it goes.
+    pub destination: Address,
+    /// Bytes of the IP packet.
+    pub length: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// The kernel's answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Hand the packet to `destination` through `ifindex`.
+    Found {
+        /// The egress interface.
+        ifindex: u32,
+        /// Its address.
+        source: Mac,
+        /// The neighbour's.
+        destination: Mac,
+    },
+    /// There is a way, but the neighbour's address is unknown.
+    NeighbourUnknown,
+    /// The packet is larger than the way takes.
+    TooBig,
+    /// No way.
+    None,
+}
+
+/// What one forwarded packet adds to the counters of its service and backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tally {
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+    /// Whether it opened a flow.
+    pub new_flow: bool,
+    /// Whether its flow was refused by the full table.
+    pub refused: bool,
+}
+
+/// The maps as one packet sees them. References are to live memory: fields that change while a packet is
+/// under way are single words.
+pub trait Tables {
+    /// The interface that the packet came in by.
+    fn ingress_ifindex(&self) -> u32;
+    /// Seconds of the monotonic clock.
+    fn now_seconds(&self) -> u32;
+    /// Keys of the flow hash.
+    fn hash_keys(&self) -> HashKeys;
+    /// The service at exactly this (address, port, protocol).
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// One slot.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    /// One backend.
+    fn backend(&self, id: BackendId) -> Option<&Backend>;
+    /// What a backend's replies are given for their source.
+    fn reply(&self, source: &ServiceKey) -> Option<&Reply>;
+    /// Whether the address is the balancer's own.
+    fn is_local(&self, address: &Address) -> bool;
+    /// The virtual address, if it is one.
+    fn virtual_address(&self, address: &Address) -> Option<VirtualAddress>;
+    /// One egress interface.
+    fn interface(&self, index: u16) -> Option<Interface>;
+    /// What is remembered of a flow.
+    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// Remembers a flow, or replaces what is remembered of it.
+    fn remember(&self, key: &FlowKey, flow: Flow) -> Result<(), Refused>;
+    /// Writes what changes with a packet of a remembered flow: time and closed state, not the owner.
+    fn refresh(&self, key: &FlowKey, flow: Flow);
+    /// Asks the kernel for the way.
+    fn route(&self, query: &RouteQuery) -> Route;
+    /// Counts a forwarded packet.
+    fn count(&self, service: u32, backend: BackendId, tally: Tally);
+}

@@ -1,0 +1,79 @@
+//! The XDP entry point: no logic, only the shell around [`lb_ebpf::pipeline`].
+//!
+//! On the host this is an empty program, so that `cargo build` and `cargo clippy` need no BPF target.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+
+#[cfg(target_arch = "bpf")]
+mod program {
+    use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
+    use aya_log_ebpf::{debug, error};
+    use lb_common::Reason;
+    use lb_ebpf::pipeline::{Egress, Verdict, process};
+
+    use crate::{maps::KernelTables, packet::XdpPacket};
+
+    /// The load balancer.
+    #[xdp]
+    pub fn portcullis(ctx: XdpContext) -> u32 {
+        let verdict = process(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        KernelTables::count_reason(verdict.reason);
+        report(&ctx, verdict.reason);
+        action(verdict)
+    }
+
+    /// The only place where a reason becomes an action.
+    #[inline(always)]
+    fn action(verdict: Verdict) -> u32 {
+        match verdict.reason {
+            Reason::Forwarded | Reason::Replied | Reason::ArpAnswered => match verdict.egress {
+                Egress::Ingress => xdp_action::XDP_TX,
+                // SAFETY: a plain helper call; an unknown ifindex is dropped and counted by the kernel.
+                Egress::Interface(ifindex) => (unsafe { bpf_redirect(ifindex, 0) }) as u32,
+            },
+            Reason::NotIp | Reason::NotOurs | Reason::LocalReply | Reason::ResolvingNextHop => {
+                xdp_action::XDP_PASS
+            }
+            Reason::Fragment
+            | Reason::OptionsUnsupported
+            | Reason::Malformed
+            | Reason::TtlExpired
+            | Reason::ExceedsMtu
+            | Reason::NoBackend
+            | Reason::NextHopUnresolved
+            | Reason::NoRoute
+            | Reason::TableInconsistent => xdp_action::XDP_DROP,
+        }
+    }
+
+    /// Rare events only: a line costs 20 ns even where nobody reads it.
+    #[inline(always)]
+    fn report(ctx: &XdpContext, reason: Reason) {
+        match reason {
+            Reason::TableInconsistent => {
+                error!(ctx, "a table names a slot or an interface that does not exist")
+            }
+            Reason::NoRoute => {
+                debug!(ctx, "no route for a packet that came in by interface {}", ctx.ingress_ifindex())
+            }
+            _ => {}
+        }
+    }
+
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo) -> ! {
+        // The verifier refuses the loop, so no reachable panic loads.
+        loop {}
+    }
+}
