@@ -128,6 +128,7 @@ impl VmOutcome {
 pub fn run(job: &VmJob) -> Result<VmOutcome> {
     let folder = workspace::tools().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    sweep(&folder);
     let (kernel, base) = base(&folder)?;
     let scratch = folder.join(format!("run-{}", std::process::id()));
     let _ = fs::remove_dir_all(&scratch);
@@ -143,6 +144,17 @@ pub fn run(job: &VmJob) -> Result<VmOutcome> {
     fs::rename(&scratch, &results)?;
     outcome.results = results;
     Ok(outcome)
+}
+
+/// Removes what killed runs left: their archives are as large as the payload.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix("run-"));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The kernel and the archive that every run begins with, made when there is a newer kernel.
