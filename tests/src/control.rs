@@ -119,32 +119,39 @@ impl Control {
     pub fn installed(&self) -> Result<()> {
         eventually("the orders are installed", INSTALL_LIMIT, || {
             let status = self.get("/v1/status")?;
-            let (desired, installed) =
-                (number(&status, "generation")?, number(&status, "installed_generation")?);
-            ensure!(installed >= desired, "generation {installed} of {desired} is installed");
-            let services = status["services"].as_object().into_iter().flatten();
-            for (service, is) in services {
-                for (backend, is) in is["backends"].as_object().into_iter().flatten() {
-                    ensure!(!is["next_hop"].is_null(), "no way to {backend} of {service}: {status}");
+            ensure!(status["installed"] == true, "{status}");
+            let services = self.get("/v1/services")?;
+            for service in services["services"].as_array().context("services")? {
+                for backend in service["backends"].as_array().into_iter().flatten() {
+                    let known = !backend["status"]["installed"]["next_hop"].is_null();
+                    ensure!(known, "no way to {} of {}: {backend}", backend["address"], service["name"]);
                 }
             }
             Ok(())
         })
     }
 
-    /// What the data plane says about a backend.
+    /// What became of a service: its slots and counters.
+    pub fn service(&self, name: &str) -> Result<Value> {
+        Ok(self.get(&format!("/v1/services/{name}"))?["status"].take())
+    }
+
+    /// What became of a backend: its state, health, drain, and under `installed` its part of the tables.
     pub fn backend(&self, service: &str, backend: SocketAddr) -> Result<Value> {
-        let status = self.get("/v1/status")?;
-        let found = &status["services"][service]["backends"][backend.to_string()];
-        ensure!(!found.is_null(), "no backend {backend} of {service} in {status}");
-        Ok(found.clone())
+        Ok(self.get(&format!("/v1/services/{service}/backends/{backend}"))?["status"].take())
+    }
+
+    /// How many of a service's slots are in this state; `moving`, `pinned` or `settled`.
+    pub fn slots(&self, service: &str, state: &str) -> Result<u64> {
+        let status = self.service(service)?;
+        status[format!("slots_{state}")].as_u64().with_context(|| format!("slots_{state} in {status}"))
     }
 
     /// Waits until the data plane gives a backend this state.
     pub fn backend_is(&self, service: &str, backend: SocketAddr, state: &str, limit: Duration) -> Result<()> {
         eventually(&format!("{backend} is {state}"), limit, || {
             let found = self.backend(service, backend)?;
-            ensure!(found["state"] == state, "{found}");
+            ensure!(found["state"] == state && found["installed"]["state"] == state, "{found}");
             Ok(())
         })
     }
@@ -152,7 +159,7 @@ impl Control {
     /// How many packets left the program for a reason.
     pub fn reason(&self, name: &str) -> Result<u64> {
         let answer = self.get("/v1/reasons")?;
-        let reasons = answer.as_array().or_else(|| answer["reasons"].as_array()).context("a list")?;
+        let reasons = answer["reasons"].as_array().context("reasons")?;
         let found = reasons.iter().find(|reason| reason["name"] == name);
         found.and_then(|reason| reason["count"].as_u64()).with_context(|| format!("no {name} in {answer}"))
     }
@@ -188,8 +195,4 @@ pub fn backend_body(backend: SocketAddr, weight: u32) -> Value {
 /// Backends at these addresses, all on one port.
 pub fn at(addresses: impl IntoIterator<Item = Ipv4Addr>, port: u16) -> Vec<SocketAddr> {
     addresses.into_iter().map(|address| SocketAddr::from((address, port))).collect()
-}
-
-fn number(value: &Value, field: &str) -> Result<u64> {
-    value[field].as_u64().with_context(|| format!("no number `{field}` in {value}"))
 }

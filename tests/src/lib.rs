@@ -12,6 +12,8 @@
 //! | [`http`] | one client connection |
 //! | [`load`] | a steady stream of requests, counted |
 //! | [`held`] | many connections held open and asked again and again |
+//! | [`foreign`] | somebody else's XDP program and map, where ours would go |
+//! | [`udp`] | datagrams with the time to live that they arrived with |
 //! | [`eventually`] | waiting for a condition, with a deadline |
 //! | [`shop`] | the story of the shop, for the demo and for a test |
 //!
@@ -20,6 +22,7 @@
 pub mod control;
 pub mod controller;
 pub mod eventually;
+pub mod foreign;
 pub mod held;
 pub mod http;
 pub mod load;
@@ -29,3 +32,4 @@ pub mod requires;
 pub mod server;
 pub mod shop;
 pub mod topology;
+pub mod udp;

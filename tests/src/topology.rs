@@ -9,6 +9,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -19,7 +20,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use crate::{
-    netns::{Namespace, cable},
+    netns::{Namespace, cable, run},
     requires::{DIRECTORY_PREFIX, pin_directory},
 };
 
@@ -52,13 +53,34 @@ enum Shape {
 impl Topology {
     /// Clients and servers in different networks, joined by the balancer.
     pub fn routed(servers: usize) -> Result<Arc<Self>> {
+        Self::routed_over(servers, |client, balancer| cable((client, "eth0"), (balancer, "c0")))
+    }
+
+    /// Likewise, over two network cards of this machine that reach each other: the client's and the balancer's.
+    pub fn routed_over_cards(servers: usize, client: &str, balancer: &str) -> Result<Arc<Self>> {
+        let moves = [(client, "eth0"), (balancer, "c0")];
+        Self::routed_over(servers, |client, balancer| {
+            for ((card, name), namespace) in moves.into_iter().zip([client, balancer]) {
+                run(Command::new("ip").args(["link", "set", card, "netns", namespace.name(), "name", name]))?;
+                // Not every card lets itself be told.
+                let _ = namespace.offload(name, &["tx", "off", "gro", "on"]);
+                namespace.ip(&format!("link set {name} up"))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn routed_over(
+        servers: usize,
+        connect: impl FnOnce(&Namespace, &Namespace) -> Result<()>,
+    ) -> Result<Arc<Self>> {
         let topology = Self::create(Shape::Routed, servers)?;
         let Self { client, balancer, switch, .. } = &topology;
-        cable((client, "eth0"), (balancer, "c0"))?;
+        connect(client, balancer)?;
         cable((balancer, "b0"), (switch, "b0"))?;
         switch.ip("link set b0 master br0")?;
-        client.ip(&format!("addr add {CLIENT}/24 dev eth0\nroute add default via 10.10.0.1"))?;
-        balancer.ip("addr add 10.10.0.1/24 dev c0\naddr add 10.20.0.1/24 dev b0")?;
+        topology.address_clients_side()?;
+        topology.address_servers_side()?;
         balancer.sysctl("ipv4/ip_forward", "1")?;
         for (index, server) in topology.servers.iter().enumerate() {
             topology.plug_in(server, &format!("p{index}"))?;
@@ -66,6 +88,17 @@ impl Topology {
             server.ip(&format!("addr add {address}/24 dev eth0\nroute add default via 10.20.0.1"))?;
         }
         Ok(Arc::new(topology))
+    }
+
+    /// Gives addresses to the cable between client and balancer of a routed topology.
+    pub fn address_clients_side(&self) -> Result<()> {
+        self.client.ip(&format!("addr add {CLIENT}/24 dev eth0\nroute add default via 10.10.0.1"))?;
+        self.balancer.ip("addr add 10.10.0.1/24 dev c0")
+    }
+
+    /// Gives an address to the balancer's end of the cable to the switch of a routed topology.
+    pub fn address_servers_side(&self) -> Result<()> {
+        self.balancer.ip("addr add 10.20.0.1/24 dev b0")
     }
 
     /// All in one network; every server also owns the virtual address, but does not answer ARP for it.
@@ -106,6 +139,14 @@ impl Topology {
             Shape::Segment => 10,
         };
         Ipv4Addr::new(10, network, 0, 11 + index as u8)
+    }
+
+    /// Where servers listen for datagrams: their answers come from there, in a segment in the service's name.
+    pub fn echo_address(&self) -> Ipv4Addr {
+        match self.shape {
+            Shape::Routed => Ipv4Addr::UNSPECIFIED,
+            Shape::Segment => VIP,
+        }
     }
 
     /// Gives a server of a routed topology further addresses, 10.20.0.101 onwards, for a farm in one namespace.

@@ -57,9 +57,9 @@ struct Options {
     /// Where it listens.
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)))]
     listen: SocketAddr,
-    /// Also echo datagrams on this port, after its name and a space.
+    /// Also echo datagrams here, after its name and a space.
     #[arg(long)]
-    udp: Option<u16>,
+    udp: Option<SocketAddr>,
     /// Bytes of the page.
     #[arg(long, default_value_t = 512)]
     body: usize,
@@ -87,11 +87,8 @@ async fn main() -> Result<()> {
     socket.set_reuseaddr(true)?;
     socket.bind(options.listen)?;
     let listener = socket.listen(4096)?;
-    if let Some(port) = options.udp {
-        tokio::spawn(echo(
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
-            options.name.clone().unwrap_or_default(),
-        ));
+    if let Some(address) = options.udp {
+        tokio::spawn(echo(UdpSocket::bind(address).await?, options.name.clone().unwrap_or_default()));
     }
     let shop = Arc::new(Shop {
         page: Bytes::from(vec![b'.'; options.body]),

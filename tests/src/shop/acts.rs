@@ -70,7 +70,7 @@ pub fn play(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
         let backend = show.stage.backend(KILLED);
         show.until("the controller knows", |stage| {
             let found = stage.control().backend(SHOP, backend)?;
-            ensure!(found["state"] == "down", "{found}");
+            ensure!(found["installed"]["state"] == "down", "{found}");
             Ok(())
         })?;
         show.until_answers(ANSWERS)

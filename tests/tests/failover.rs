@@ -1,0 +1,161 @@
+//! Backends die, go silent, drain and come back.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tests::{
+    control::{at, service},
+    controller::Controller,
+    eventually::{eventually, eventually_true},
+    held::Held,
+    load::{Load, Plan},
+    requires::requires,
+    server::{PORT, Server},
+    topology::Topology,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const WEB: u16 = 80;
+/// `INTERVAL_MS × FALL + TIMEOUT_MS` is the longest time to detection.
+const INTERVAL_MS: u64 = 300;
+const TIMEOUT_MS: u64 = 300;
+const FALL: u64 = 3;
+/// From a verdict to the last packet that was steered by the table before it.
+const INSTALLING: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_killed_backend_costs_only_its_own_requests() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let mut servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let (control, backends) = (controller.control(), backends(&topology));
+    control.create(&checked(&backends))?;
+    let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
+    eventually("every server answers", LIMIT, || {
+        let tally = load.tally();
+        ensure!(tally.by_server.len() == 3, "{:?}", tally.by_server);
+        Ok(())
+    })?;
+
+    let killed = Instant::now();
+    servers.remove(1).kill()?;
+    control.backend_is("web", backends[1], "down", LIMIT)?;
+    let after = load.tally().answered;
+    eventually_true("the others go on", LIMIT, || Ok(load.tally().answered > after + 1_000))?;
+    let tally = load.tally();
+    let known = killed + Duration::from_millis(INTERVAL_MS * FALL + TIMEOUT_MS) + INSTALLING;
+    for failure in &tally.failures {
+        assert!(failure.begun <= known, "it failed after detection: {failure}");
+        assert!(failure.server.as_deref().is_none_or(|server| server == "web2"), "{failure}");
+    }
+    assert_eq!(tally.resteered, 0);
+
+    let before = load.tally();
+    let _again = Server::start(&topology, 1)?;
+    control.backend_is("web", backends[1], "up", LIMIT)?;
+    eventually_true("it serves again", LIMIT, || Ok(load.tally().since(&before).of("web2") > 0))?;
+    let tally = load.stop()?.since(&before);
+    assert_eq!((tally.failed(), tally.resteered), (0, 0), "{:?}", tally.failures.first());
+    Ok(())
+}
+
+/// A server whose cable is cut answers nothing at all: no reset, no refusal.
+#[test]
+fn a_silent_backend_is_found_and_the_others_keep_their_connections() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let (control, backends) = (controller.control(), backends(&topology));
+    control.create(&checked(&backends))?;
+    let held = Held::open(&topology.client, topology.vip(WEB), 150, Duration::from_secs(3))?;
+    let silent = held.servers().get("web3").copied().unwrap_or_default();
+    topology.switch.ip("link set p2 down")?;
+    control.backend_is("web", backends[2], "down", LIMIT)?;
+
+    let round = held.ask()?;
+    assert_eq!((round.kept, round.resteered.len()), (150 - silent, 0), "{:?}", round.cut.first());
+    assert!(round.cut.iter().all(|failure| failure.server.as_deref() == Some("web3")));
+    let fresh = Held::open(&topology.client, topology.vip(WEB), 60, LIMIT)?;
+    assert_eq!(fresh.servers().get("web3"), None);
+
+    topology.switch.ip("link set p2 up")?;
+    control.backend_is("web", backends[2], "up", LIMIT)?;
+    // Its return is a change of the table like any other: nobody moves.
+    let left = 150 - silent;
+    held.ask_and_expect_all(left)
+}
+
+#[test]
+fn a_drain_loses_no_request() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let mut servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let (control, backends) = (controller.control(), backends(&topology));
+    control.create(&checked(&backends))?;
+    let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
+    let held = Held::open(&topology.client, topology.vip(WEB), 90, LIMIT)?;
+    eventually_true("every server answers", LIMIT, || Ok(load.tally().by_server.len() == 3))?;
+
+    control.lbctl_ok(&["backend", "drain", "web", &backends[0].to_string()])?;
+    control.installed()?;
+    control.backend_is("web", backends[0], "draining", LIMIT)?;
+    // What is open stays, what is new goes elsewhere.
+    held.ask_and_expect_all(90)?;
+    let fresh = Held::open(&topology.client, topology.vip(WEB), 60, LIMIT)?;
+    assert_eq!(fresh.servers().get("web1"), None, "a draining backend got new connections");
+
+    let mut closing = servers.remove(0);
+    closing.begin_closing()?;
+    let round = held.ask()?;
+    assert_eq!((round.kept, round.cut.len(), round.resteered.len()), (90, 0, 0), "{:?}", round.cut.first());
+    assert_eq!(Some(&round.closed), held.servers().get("web1"));
+    eventually("the server has closed", LIMIT, || {
+        ensure!(closing.has_ended()?, "it has connections");
+        Ok(())
+    })?;
+    control.remove_backend("web", backends[0])?;
+    let tally = load.stop()?;
+    assert_eq!((tally.failed(), tally.resteered), (0, 0), "{:?}", tally.failures.first());
+    Ok(())
+}
+
+/// Takes no part in the flows: a delete says how many it may cut, and cuts only those.
+#[test]
+fn deleting_a_backend_cuts_only_its_own_connections() -> Result<()> {
+    requires();
+    let topology = Topology::routed(2)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let (control, backends) = (controller.control(), backends(&topology));
+    control.create(&service("web", WEB, "nat", &backends))?;
+    let held = Held::open(&topology.client, topology.vip(WEB), 100, Duration::from_secs(3))?;
+    let cut = held.servers().get("web2").copied().unwrap_or_default();
+    control.remove_backend("web", backends[1])?;
+    let round = held.ask()?;
+    assert_eq!((round.kept, round.cut.len()), (100 - cut, cut), "{:?}", round.resteered.first());
+    Ok(())
+}
+
+fn checked(backends: &[SocketAddr]) -> Value {
+    let mut web = service("web", WEB, "nat", backends);
+    web["health_check"] = json!({
+        "type": "http", "path": "/healthz", "interval_ms": INTERVAL_MS, "timeout_ms": TIMEOUT_MS,
+        "rise": 2, "fall": FALL,
+    });
+    web
+}
+
+fn start_servers(topology: &Topology) -> Result<Vec<Server>> {
+    (0..topology.servers.len()).map(|index| Server::start(topology, index)).collect()
+}
+
+fn backends(topology: &Topology) -> Vec<SocketAddr> {
+    at((0..topology.servers.len()).map(|index| topology.server_address(index)), PORT)
+}

@@ -1,0 +1,216 @@
+//! Packets reach a backend and answers reach the client, in every mode, as real clients see it.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use tests::{
+    control::{at, backend_body, service},
+    controller::Controller,
+    eventually::{eventually, eventually_true},
+    http::Connection,
+    load::{Load, Plan},
+    netns::Namespace,
+    requires::requires,
+    server::{PORT, Server, UDP_PORT},
+    topology::{CLIENT, Topology, VIP},
+    udp::Udp,
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const WEB: u16 = 80;
+
+#[test]
+fn smoke_nat_serves_curl_from_every_backend() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let control = controller.control();
+    control.create(&service("web", WEB, "nat", &backends(&topology)))?;
+
+    let url = format!("http://{VIP}/whoami");
+    let mut seen = BTreeSet::new();
+    eventually("curl meets every server", LIMIT, || {
+        seen.insert(curl(&topology.client, &[&url])?);
+        ensure!(seen.len() == 3, "{seen:?}");
+        Ok(())
+    })?;
+    let known: BTreeSet<String> = ["web1", "web2", "web3"].map(String::from).into();
+    assert_eq!(seen, known);
+
+    let neighbours = topology.client.command("ip").args(["neigh", "show", &VIP.to_string()]).output()?;
+    let neighbours = String::from_utf8(neighbours.stdout)?;
+    assert!(neighbours.contains("lladdr"), "no answer to ARP: {neighbours}");
+    for reason in ["arp_answered", "forwarded", "replied"] {
+        assert!(control.reason(reason)? > 0, "{reason} was not counted");
+    }
+    let counters = control.service("web")?["counters"].take();
+    assert!(counters["new_flows"].as_u64() >= Some(3), "{counters}");
+    assert!(counters["packets"].as_u64() > counters["new_flows"].as_u64(), "{counters}");
+    Ok(())
+}
+
+#[test]
+fn large_bodies_arrive_whole_both_ways() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    controller.control().create(&service("web", WEB, "nat", &backends(&topology)))?;
+    transfer(&topology)
+}
+
+#[test]
+fn smoke_dsr_l2_serves_without_seeing_the_answers() -> Result<()> {
+    requires();
+    let topology = Topology::segment(2)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let control = controller.control();
+    control.create(&service("web", PORT, "dsr-l2", &backends(&topology)))?;
+    let url = format!("http://{VIP}:{PORT}/whoami");
+    let mut seen = BTreeSet::new();
+    eventually("curl meets both servers", LIMIT, || {
+        seen.insert(curl(&topology.client, &[&url])?);
+        ensure!(seen.len() == 2, "{seen:?}");
+        Ok(())
+    })?;
+
+    let mut echo = service("echo", UDP_PORT, "dsr-l2", &at_port(&topology, UDP_PORT));
+    echo["protocol"] = json!("udp");
+    control.create(&echo)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
+    client.send(b"hello", topology.vip(UDP_PORT))?;
+    let answer = client.receive()?;
+    assert!(answer.payload.ends_with(b" hello") && answer.from == topology.vip(UDP_PORT), "{answer:?}");
+
+    transfer_at(&topology, PORT)?;
+    assert!(control.reason("forwarded")? > 0);
+    assert_eq!(control.reason("replied")?, 0, "answers went through the balancer");
+    Ok(())
+}
+
+/// The balancer is a router in the mode `nat`: both directions lose one hop, and the source is the client's.
+#[test]
+fn nat_for_datagrams_takes_one_hop_and_keeps_the_client() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let controller = Controller::start(&topology)?;
+    let mut echo = service("echo", 53, "nat", &at_port(&topology, 5353));
+    echo["protocol"] = json!("udp");
+    controller.control().create(&echo)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
+    let server = Udp::bind(&topology.servers[0], topology.server_address(0), 5353, LIMIT)?;
+    for length in [0, 1, 2, 17, 512, 1472] {
+        let payload: Vec<u8> = (0..length).map(|index| index as u8).collect();
+        client.send(&payload, topology.vip(53))?;
+        let request = server.receive()?;
+        assert_eq!((request.ttl, request.from.ip().to_string()), (63, CLIENT.to_string()));
+        assert!(request.payload == payload, "a payload of {length} bytes changed");
+        server.send(&request.payload, request.from)?;
+        let answer = client.receive()?;
+        assert_eq!((answer.ttl, answer.from), (63, topology.vip(53)));
+        assert!(answer.payload == payload, "an answer of {length} bytes changed");
+    }
+    Ok(())
+}
+
+#[test]
+fn weights_are_respected() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let mut web = service("web", WEB, "nat", &[]);
+    let weights = [1, 2, 5];
+    web["backends"] = backends(&topology).iter().zip(weights).map(|(at, w)| backend_body(*at, w)).collect();
+    controller.control().create(&web)?;
+    let plan = Plan { keep_alive: 0, fresh: 20, pause: Duration::ZERO, ..Plan::steady(topology.vip(WEB)) };
+    let load = Load::start(&topology.client, plan)?;
+    eventually_true("there are enough answers to judge", LIMIT, || Ok(load.tally().answered >= 2_000))?;
+    let tally = load.stop()?;
+    assert_eq!(tally.failed(), 0, "{:?}", tally.failures.first());
+    for (name, weight) in ["web1", "web2", "web3"].into_iter().zip(weights) {
+        let (share, expected) = (tally.share(name), f64::from(weight) / 8.0);
+        // Six standard deviations of 2,000 draws are 0.067.
+        assert!((share - expected).abs() < 0.08, "{name}: {share:.3} instead of {expected:.3}");
+    }
+    Ok(())
+}
+
+/// Nobody to send to is a reason of its own, and the balancer's own port 80 is not reached either.
+#[test]
+fn a_service_without_backends_drops_with_a_reason() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let controller = Controller::start(&topology)?;
+    let control = controller.control();
+    control.create(&service("web", WEB, "nat", &[]))?;
+    let output = topology
+        .client
+        .command("curl")
+        .args(["-sS", "--connect-timeout", "1", &format!("http://{VIP}/")])
+        .output()?;
+    assert_eq!(output.status.code(), Some(28), "curl ends with its code for a timeout");
+    assert!(control.reason("no_backend")? > 0);
+    Ok(())
+}
+
+/// Traffic that belongs to no service is the kernel's, as if nobody were there.
+#[test]
+fn other_traffic_is_routed_by_the_kernel() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start(&topology)?;
+    let address = topology.server_address(0);
+    assert_eq!(curl(&topology.client, &[&format!("http://{address}:{PORT}/whoami")])?, "web1");
+    assert!(controller.control().reason("not_ours")? > 0);
+    Ok(())
+}
+
+fn start_servers(topology: &Topology) -> Result<Vec<Server>> {
+    (0..topology.servers.len()).map(|index| Server::start(topology, index)).collect()
+}
+
+fn backends(topology: &Topology) -> Vec<SocketAddr> {
+    at_port(topology, PORT)
+}
+
+fn at_port(topology: &Topology, port: u16) -> Vec<SocketAddr> {
+    at((0..topology.servers.len()).map(|index| topology.server_address(index)), port)
+}
+
+fn curl(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+    let output = namespace.command("curl").args(["-sS", "-m", "5"]).args(arguments).output()?;
+    ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_string())
+}
+
+fn transfer(topology: &Topology) -> Result<()> {
+    transfer_at(topology, WEB)
+}
+
+/// Eight million bytes down, as many up, each one compared.
+fn transfer_at(topology: &Topology, port: u16) -> Result<()> {
+    const BYTES: usize = 8_000_000;
+    let target = topology.vip(port);
+    topology
+        .client
+        .enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection = Connection::open(target, LIMIT).await?;
+                let down = connection.get(&format!("/bytes/{BYTES}")).await?.body;
+                ensure!(down.len() == BYTES, "{} bytes arrived", down.len());
+                let wrong = down.iter().enumerate().find(|(index, byte)| **byte != (index % 251) as u8);
+                ensure!(wrong.is_none(), "the first wrong byte: {wrong:?}");
+                let sum: u64 = down.iter().map(|byte| u64::from(*byte)).sum();
+                let up = connection.post("/sum", down).await?.body;
+                ensure!(up == format!("{BYTES} {sum}\n"), "the server saw {up:?}");
+                Ok(())
+            })
+        })?
+        .context("a large transfer")
+}

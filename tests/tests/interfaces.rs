@@ -1,0 +1,97 @@
+//! Interfaces vanish and return, and neighbours change their address.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use tests::{
+    control::{Control, at, service},
+    controller::Controller,
+    eventually::eventually,
+    http,
+    netns::cable,
+    requires::requires,
+    server::{PORT, Server},
+    topology::Topology,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const WEB: u16 = 80;
+
+#[test]
+fn an_interface_that_returns_is_attached_again() -> Result<()> {
+    requires();
+    let topology = Topology::routed(2)?;
+    let _servers: Vec<Server> = (0..2).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
+    let controller = Controller::start(&topology)?;
+    let control = controller.control();
+    let backends = at((0..2).map(|index| topology.server_address(index)), PORT);
+    control.create(&service("web", WEB, "nat", &backends))?;
+    everybody_serves(&topology)?;
+
+    topology.balancer.ip("link del c0")?;
+    attached(control, "c0", false)?;
+    cable((&topology.client, "eth0"), (&topology.balancer, "c0"))?;
+    topology.address_clients_side()?;
+    attached(control, "c0", true)?;
+    everybody_serves(&topology)?;
+
+    topology.balancer.ip("link del b0")?;
+    attached(control, "b0", false)?;
+    cable((&topology.balancer, "b0"), (&topology.switch, "b0"))?;
+    topology.switch.ip("link set b0 master br0")?;
+    topology.address_servers_side()?;
+    attached(control, "b0", true)?;
+    control.installed()?;
+    everybody_serves(&topology)
+}
+
+/// A server that is replaced by another machine has the same address and another MAC.
+#[test]
+fn a_neighbour_with_a_new_address_is_found() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let _server = Server::start(&topology, 0)?;
+    let controller = Controller::start(&topology)?;
+    let backends = at([topology.server_address(0)], PORT);
+    controller.control().create(&service("web", WEB, "nat", &backends))?;
+    everybody_serves(&topology)?;
+    let mac = "02:00:00:00:be:ef";
+    topology.servers[0].ip(&format!("link set eth0 address {mac}"))?;
+    // What a machine that takes over an address does: it announces itself.
+    topology.servers[0].ip("addr del 10.20.0.11/24 dev eth0")?;
+    topology.servers[0].sysctl("ipv4/conf/eth0/arp_notify", "1")?;
+    topology.servers[0].ip("link set eth0 down\naddr add 10.20.0.11/24 dev eth0\nlink set eth0 up")?;
+    topology.servers[0].ip("route replace default via 10.20.0.1")?;
+    eventually("the next hop is the new one", LIMIT, || {
+        let backend = controller.control().backend("web", backends[0])?;
+        ensure!(backend["installed"]["next_hop"]["mac"] == mac, "{backend}");
+        Ok(())
+    })?;
+    everybody_serves(&topology)
+}
+
+fn attached(control: &Control, interface: &str, expected: bool) -> Result<()> {
+    eventually(&format!("{interface} is attached: {expected}"), LIMIT, || {
+        let status = control.get("/v1/status")?;
+        let interfaces = status["interfaces"].as_array().cloned().unwrap_or_default();
+        let found = interfaces.into_iter().find(|found| found["name"] == interface).unwrap_or(Value::Null);
+        ensure!(found["attached"] == expected, "{status}");
+        Ok(())
+    })
+}
+
+/// Every server answers new connections through the virtual address.
+fn everybody_serves(topology: &Topology) -> Result<()> {
+    let target = topology.vip(WEB);
+    let mut seen = BTreeSet::new();
+    eventually("every server answers", LIMIT, || {
+        let answer = topology.client.enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok::<_, anyhow::Error>(runtime.block_on(http::get(target, "/whoami", Duration::from_secs(2)))?)
+        })??;
+        seen.insert(answer.server);
+        ensure!(seen.len() == topology.servers.len(), "{seen:?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,124 @@
+//! The controller is killed; packets do not notice.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::{
+    control::{at, service},
+    controller::Controller,
+    eventually::{eventually, eventually_true},
+    held::Held,
+    load::{Load, Plan},
+    requires::requires,
+    server::{PORT, Server},
+    topology::Topology,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const WEB: u16 = 80;
+const CONNECTIONS: usize = 200;
+
+#[test]
+fn ten_seconds_without_a_controller_cut_and_move_nothing() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let _servers: Vec<Server> = (0..3).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
+    let mut controller = Controller::start(&topology)?;
+    let backends = at((0..3).map(|index| topology.server_address(index)), PORT);
+    controller.control().create(&checked(&backends))?;
+    let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
+    let held = Held::open(&topology.client, topology.vip(WEB), CONNECTIONS, LIMIT)?;
+    let before = controller.control().service("web")?;
+
+    controller.kill()?;
+    let back = Instant::now() + Duration::from_secs(10);
+    let mut rounds = 0;
+    while Instant::now() < back {
+        held.ask_and_expect_all(CONNECTIONS)?;
+        rounds += 1;
+        // The pace of the requests, not a wait for something to happen.
+        thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(rounds > 10, "only {rounds} rounds in ten seconds");
+    let fresh = Held::open(&topology.client, topology.vip(WEB), 60, LIMIT)?;
+    assert_eq!(fresh.servers().len(), 3, "new connections go to every backend meanwhile");
+
+    controller.start_again()?;
+    controller.control().installed()?;
+    held.ask_and_expect_all(CONNECTIONS)?;
+    fresh.ask_and_expect_all(60)?;
+    let after = controller.control().service("web")?;
+    for same in ["slots", "slots_settled"] {
+        assert_eq!(before[same], after[same], "the table was not taken over: {before} {after}");
+    }
+    let tally = load.stop()?;
+    assert_eq!((tally.failed(), tally.resteered), (0, 0), "{:?}", tally.failures.first());
+    Ok(())
+}
+
+/// Slots that were moving when the controller died go on moving, and settle under its successor.
+#[test]
+fn a_controller_killed_while_slots_move_is_succeeded() -> Result<()> {
+    requires();
+    let topology = Topology::routed(3)?;
+    let _servers: Vec<Server> = (0..3).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
+    let mut controller = Controller::start(&topology)?;
+    let backends = at((0..3).map(|index| topology.server_address(index)), PORT);
+    let mut web = checked(&backends[..2]);
+    web["flow_idle_seconds"] = json!(4);
+    controller.control().create(&web)?;
+    let held = Held::open(&topology.client, topology.vip(WEB), CONNECTIONS, LIMIT)?;
+    controller.control().add_backend("web", backends[2])?;
+    eventually_true("slots are moving", LIMIT, || Ok(controller.control().slots("web", "moving")? > 0))?;
+    held.ask_and_expect_all(CONNECTIONS)?;
+
+    controller.kill()?;
+    held.ask_and_expect_all(CONNECTIONS)?;
+    controller.start_again()?;
+    eventually("no slot is moving any more", LIMIT, || {
+        held.ask_and_expect_all(CONNECTIONS)?;
+        let moving = controller.control().slots("web", "moving")?;
+        ensure!(moving == 0, "{moving} are");
+        Ok(())
+    })?;
+    // A second successor, now among pinned slots.
+    controller.kill()?;
+    controller.start_again()?;
+    held.ask_and_expect_all(CONNECTIONS)?;
+    let fresh = Held::open(&topology.client, topology.vip(WEB), 90, LIMIT)?;
+    assert!(fresh.servers().contains_key("web3"), "the new backend gets no connections");
+    Ok(())
+}
+
+/// Unknown is not down: a start without verdicts serves, and then learns who died meanwhile.
+#[test]
+fn a_successor_learns_who_died_meanwhile() -> Result<()> {
+    requires();
+    let topology = Topology::routed(2)?;
+    let mut servers: Vec<Server> =
+        (0..2).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
+    let mut controller = Controller::start(&topology)?;
+    let backends = at((0..2).map(|index| topology.server_address(index)), PORT);
+    controller.control().create(&checked(&backends))?;
+    controller.kill()?;
+    servers.remove(0).kill()?;
+    controller.start_again()?;
+    controller.control().backend_is("web", backends[0], "down", LIMIT)?;
+    let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
+    eventually_true("the other one serves", LIMIT, || Ok(load.tally().answered > 200))?;
+    let tally = load.stop()?;
+    assert_eq!((tally.failed(), tally.of("web1")), (0, 0), "{:?}", tally.failures.first());
+    Ok(())
+}
+
+fn checked(backends: &[std::net::SocketAddr]) -> serde_json::Value {
+    let mut web = service("web", WEB, "nat", backends);
+    web["health_check"] = json!({
+        "type": "http", "path": "/healthz", "interval_ms": 300, "timeout_ms": 300, "rise": 2, "fall": 3,
+    });
+    web
+}
