@@ -33,7 +33,10 @@ pub fn play(check: bool) -> Result<bool> {
     let mut screen = Screen::new();
     screen.say("Setting up clients, a balancer and a shop of three servers in network namespaces …");
     let mut stage = Stage::set()?;
-    acts::play(&mut stage, &mut screen)?;
+    if let Err(error) = acts::play(&mut stage, &mut screen) {
+        screen.table();
+        return Err(error.context(format!("the controller's log ends with\n{}\n", stage.log_tail())));
+    }
     let kept = screen.table();
     if stays {
         screen.say(&stage.invitation()?);

@@ -190,6 +190,9 @@ impl Topology {
             number,
             directory: tempfile::Builder::new().prefix(&prefix).tempdir()?,
         };
+        // Thousands of short connections to one address: ports are taken again after a second, not a minute.
+        topology.client.sysctl("ipv4/tcp_tw_reuse", "1")?;
+        topology.client.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
         topology.switch.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up")?;
         Ok(topology)
     }

@@ -1,15 +1,17 @@
 //! The harness itself, without the balancer: what other tests rely on, seen with plain routing.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use tests::{
     eventually::eventually_true,
+    foreign::{ForeignXdp, pin_map},
     held::Held,
     load::{Load, Plan},
-    requires::requires,
+    requires::{pin_directory, requires, sweep},
     server::{PORT, Server},
-    topology::Topology,
+    topology::{CLIENT, Topology},
+    udp::Udp,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -48,6 +50,55 @@ fn a_killed_server_is_noticed() -> Result<()> {
     eventually_true("requests fail", LIMIT, || Ok(load.tally().failed() > 10))?;
     let round = held.ask()?;
     assert_eq!((round.kept, round.cut.len()), (0, 300));
-    thread::yield_now();
     Ok(())
+}
+
+/// The time to live tells who forwarded a datagram: here the kernel did.
+#[test]
+fn a_router_on_the_way_shows() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
+    let server = Udp::bind(&topology.servers[0], topology.server_address(0), 53, LIMIT)?;
+    client.send(b"hello", SocketAddr::from((topology.server_address(0), 53)))?;
+    let request = server.receive()?;
+    assert_eq!((request.payload.as_slice(), request.ttl), (&b"hello"[..], 63));
+    assert_eq!(request.from.ip(), CLIENT);
+    Ok(())
+}
+
+/// A run that was killed leaves namespaces, processes in them, pins and directories; the next one removes them.
+#[test]
+fn what_a_dead_run_left_is_swept() -> Result<()> {
+    requires();
+    let script = "ip netns add pc-$$-left && mkdir /tmp/portcullis-test-$$-0 || exit 1
+        ip netns exec pc-$$-left sleep 1000 >/dev/null 2>&1 & echo $$ $!";
+    let output = Command::new("sh").args(["-c", script]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let (run, sleeper) = text.trim().split_once(' ').context("two numbers")?;
+    sweep();
+    assert!(!Path::new(&format!("/run/netns/pc-{run}-left")).exists());
+    assert!(!Path::new(&format!("/tmp/portcullis-test-{run}-0")).exists());
+    eventually_true("its process is gone", LIMIT, || Ok(!is_running(sleeper)))
+}
+
+#[test]
+fn another_program_and_another_map_can_be_there() -> Result<()> {
+    requires();
+    let topology = Topology::routed(0)?;
+    let foreign = ForeignXdp::attach(&topology.balancer, "b0")?;
+    ensure!(ForeignXdp::attach(&topology.balancer, "b0").is_err(), "two programs on one interface");
+    drop(foreign);
+    let _again = ForeignXdp::attach(&topology.balancer, "b0")?;
+    let directory = pin_directory(1_000);
+    std::fs::create_dir(&directory)?;
+    let pinned = pin_map(&directory.join("SERVICES"));
+    std::fs::remove_dir_all(&directory)?;
+    pinned
+}
+
+fn is_running(process: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // A zombie has ended; it waits for whoever adopted it.
+    !stat.is_empty() && !stat.contains(") Z ")
 }

@@ -69,6 +69,11 @@ impl Stage {
         self.controller.control()
     }
 
+    /// The end of the controller's log.
+    pub fn log_tail(&mut self) -> String {
+        self.controller.process().map(|process| process.log_tail()).unwrap_or_default()
+    }
+
     /// A server as the service knows it.
     pub fn backend(&self, index: usize) -> SocketAddr {
         SocketAddr::from((self.topology.server_address(index), PORT))
