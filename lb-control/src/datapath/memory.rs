@@ -65,11 +65,11 @@ impl Datapath for MemoryDatapath {
     fn apply(&mut self, change: &Change) -> Result<()> {
         match change {
             Change::PutInterface(index, interface) => {
-self.interfaces.insert(*index, *interface);
-}
+                self.interfaces.insert(*index, *interface);
+            }
             Change::DeleteInterface(index) => {
-self.interfaces.remove(index);
-}
+                self.interfaces.remove(index);
+            }
             Change::PutLocal(address) => self.locals.push(*address),
             Change::DeleteLocal(address) => self.locals.retain(|other| other != address),
             Change::PutBackend(id, backend) => {
@@ -82,11 +82,11 @@ self.interfaces.remove(index);
             }
             Change::FreeBackend(id) => self.backends[id.0 as usize] = Backend::default(),
             Change::PutReply(key, reply) => {
-self.replies.insert(*key, *reply);
-}
+                self.replies.insert(*key, *reply);
+            }
             Change::DeleteReply(key) => {
-self.replies.remove(key);
-}
+                self.replies.remove(key);
+            }
             Change::WriteSlots(start, slots) => {
                 self.slots[*start as usize..][..slots.len()].copy_from_slice(slots);
             }
@@ -96,14 +96,14 @@ self.replies.remove(key);
                 }
             }
             Change::DeleteService(key) => {
-self.services.remove(key)),
+                self.services.remove(key);
+            }
             Change::PutVirtualAddress(address, entry) => {
-                drop(self.virtual_addresses.insert(*address, *entry);
-}
+                self.virtual_addresses.insert(*address, *entry);
             }
             Change::DeleteVirtualAddress(address) => {
-self.virtual_addresses.remove(address);
-}
+                self.virtual_addresses.remove(address);
+            }
             Change::DeleteFlows(flows) => {
                 let mut table = self.flows.borrow_mut();
                 for (key, seen) in flows {

@@ -96,15 +96,17 @@ impl Installed {
     pub fn record(&mut self, change: &Change, now_seconds: u32) {
         match change {
             Change::PutInterface(index, interface) => {
-self.interfaces.insert(*index, *interface);
-}
+                self.interfaces.insert(*index, *interface);
+            }
             Change::DeleteInterface(index) => {
-self.interfaces.remove(index);
-}
+                self.interfaces.remove(index);
+            }
             Change::PutLocal(address) => {
-self.locals.insert(*address)),
-            Change::DeleteLocal(address) => drop(self.locals.remove(address);
-}
+                self.locals.insert(*address);
+            }
+            Change::DeleteLocal(address) => {
+                self.locals.remove(address);
+            }
             Change::PutBackend(id, backend) => {
                 self.backends.insert(*id, *backend);
                 if let Some(service) = self.service_by_id(backend.service) {
@@ -125,11 +127,11 @@ self.locals.insert(*address)),
                 }
             }
             Change::PutReply(key, reply) => {
-self.replies.insert(*key, *reply);
-}
+                self.replies.insert(*key, *reply);
+            }
             Change::DeleteReply(key) => {
-self.replies.remove(key);
-}
+                self.replies.remove(key);
+            }
             Change::WriteSlots(start, slots) => self.write_slots(*start, slots),
             Change::PutService(key, entry) => self.put_service(*key, *entry, now_seconds),
             Change::DeleteService(key) => {
@@ -139,13 +141,11 @@ self.replies.remove(key);
                 }
             }
             Change::PutVirtualAddress(address, entry) => {
-                {
-self.virtual_addresses.insert(*address, *entry);
-}
+                self.virtual_addresses.insert(*address, *entry);
             }
             Change::DeleteVirtualAddress(address) => {
-self.virtual_addresses.remove(address);
-}
+                self.virtual_addresses.remove(address);
+            }
             Change::DeleteFlows(_) => {}
         }
     }
