@@ -1,0 +1,136 @@
+//! The live world's say in an order: whether the kernel has a way to each new backend.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::mpsc,
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    desired::Admission,
+    model::{BackendError, Desired, Mode, Refusal},
+    netlink::{Netlink, Route, RouteAnswer},
+};
+
+/// The kernel answers in microseconds; an order does not wait longer than this for it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Asks the kernel for routes.
+pub struct RouteAdmission {
+    netlink: Netlink,
+    runtime: Handle,
+}
+
+impl RouteAdmission {
+    /// Call it within a tokio runtime.
+    pub fn new(netlink: Netlink) -> Self {
+        Self { netlink, runtime: Handle::current() }
+    }
+
+    /// The kernel's answers, asked from wherever blocking is allowed. Without an answer an address is absent
+    /// and gets the benefit of the doubt.
+    fn routes(&self, addresses: Vec<IpAddr>) -> BTreeMap<IpAddr, RouteAnswer> {
+        let (sender, answers) = mpsc::channel();
+        let netlink = self.netlink.clone();
+        self.runtime.spawn(async move {
+            let mut routes = BTreeMap::new();
+            for address in addresses {
+                match netlink.route(address).await {
+                    Ok(answer) => {
+                        routes.insert(address, answer);
+                    }
+                    Err(error) => tracing::warn!(%address, %error, "cannot ask the kernel for a route"),
+                }
+            }
+            let _ = sender.send(routes);
+        });
+        answers.recv_timeout(ANSWER_WITHIN).unwrap_or_default()
+    }
+}
+
+impl Admission for RouteAdmission {
+    fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal> {
+        let new = new_backends(before, after);
+        let mut addresses: Vec<IpAddr> = new.iter().map(|(_, _, at)| at.ip()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let routes = self.routes(addresses);
+        let snapshot = self.netlink.snapshot();
+        let is_ethernet = |ifindex: u32| snapshot.links.get(&ifindex).is_none_or(|link| link.mac.is_some());
+        let refused = new.into_iter().filter_map(|(service, mode, backend)| {
+            let rule = rule(mode, backend.ip(), *routes.get(&backend.ip())?, is_ethernet)?;
+            Some(BackendError { service: service.to_owned(), backend, field: "address", rule })
+        });
+        let refused: Vec<_> = refused.collect();
+        if refused.is_empty() { Ok(()) } else { Err(Refusal::Backends(refused)) }
+    }
+}
+
+/// Backends that an order adds, or whose service it gives another mode.
+fn new_backends<'a>(before: &Desired, after: &'a Desired) -> Vec<(&'a str, Mode, SocketAddr)> {
+    let mut new = Vec::new();
+    for service in after.services.values() {
+        let old = before.services.get(&service.name).filter(|old| old.mode == service.mode);
+        for at in service.backends.keys() {
+            if old.is_none_or(|old| !old.backends.contains_key(at)) {
+                new.push((service.name.as_str(), service.mode, *at));
+            }
+        }
+    }
+    new
+}
+
+/// The rule that a backend breaks. Pure.
+fn rule(
+    mode: Mode,
+    address: IpAddr,
+    answer: RouteAnswer,
+    is_ethernet: impl Fn(u32) -> bool,
+) -> Option<String> {
+    match (mode, answer) {
+        (_, RouteAnswer::Unreachable) => Some(format!("no route leads to {address}")),
+        (_, RouteAnswer::Local) => Some(format!(
+            "{address} is an address of the balancer itself; a backend is reached over an interface"
+        )),
+        (_, RouteAnswer::Via(Route { ifindex, .. })) if !is_ethernet(ifindex) => {
+            Some(format!("the route to {address} leads through an interface that is not Ethernet"))
+        }
+        (Mode::DsrL2, RouteAnswer::Via(Route { neighbour, .. })) if neighbour != address => Some(format!(
+            "mode dsr-l2 reaches neighbours only, and {address} is behind the gateway {neighbour}"
+        )),
+        (_, RouteAnswer::Via(_)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_needs_a_way() {
+        let address = IpAddr::from([10, 0, 0, 2]);
+        let via =
+            |ifindex, neighbour: [u8; 4]| RouteAnswer::Via(Route { ifindex, neighbour: neighbour.into() });
+        for (mode, answer, expected) in [
+            (Mode::Nat, RouteAnswer::Unreachable, Some("no route leads to 10.0.0.2")),
+            (Mode::Nat, RouteAnswer::Local, Some("is an address of the balancer itself")),
+            (Mode::Nat, via(3, [10, 0, 0, 2]), None),
+            (Mode::Nat, via(3, [10, 9, 0, 1]), None),
+            (Mode::Nat, via(1, [10, 0, 0, 2]), Some("not Ethernet")),
+            (Mode::DsrL2, via(3, [10, 0, 0, 2]), None),
+            (Mode::DsrL2, via(3, [10, 9, 0, 1]), Some("behind the gateway 10.9.0.1")),
+        ] {
+            let said = rule(mode, address, answer, |ifindex| ifindex != 1);
+            assert_eq!(said.is_some(), expected.is_some(), "{mode:?} {answer:?}: {said:?}");
+            if let (Some(said), Some(expected)) = (said, expected) {
+                assert!(said.contains(expected), "{said}");
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The interfaces that the program is to run on: attached when they appear, again when they return.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Bpf,
+    engine_thread::{EngineGone, EngineThread},
+    host,
+};
+use crate::{
+    datapath::bpf::{AttachedMode, WantedMode},
+    netlink::{AttachedXdp, Netlink, Snapshot},
+    status::{AttachMode, InterfaceStatus},
+};
+
+/// Before an interface that could not be attached is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What became of each interface.
+pub struct Interfaces {
+    names: Vec<String>,
+    wanted: WantedMode,
+    attached: BTreeMap<String, Attached>,
+    failed: BTreeMap<String, Failed>,
+}
+
+struct Attached {
+    ifindex: u32,
+    mode: AttachedMode,
+    taken_over: bool,
+}
+
+struct Failed {
+    ifindex: u32,
+    error: String,
+    again: Instant,
+}
+
+impl Interfaces {
+    /// None is attached yet.
+    pub fn new(names: Vec<String>, wanted: WantedMode) -> Self {
+        Self { names, wanted, attached: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Attaches what appeared and lets go of what vanished; a failure is tried again later.
+    pub async fn reconcile(
+        &mut self,
+        snapshot: &Snapshot,
+        netlink: &Netlink,
+        engine: &EngineThread<Bpf>,
+    ) -> Result<(), EngineGone> {
+        for name in self.names.clone() {
+            let now = snapshot.link_by_name(&name).map(|(ifindex, _)| ifindex);
+            if let Some(before) = self.attached.get(&name) {
+                if now == Some(before.ifindex) {
+                    continue;
+                }
+                tracing::warn!(interface = %name, ifindex = before.ifindex, "the interface vanished");
+                self.let_go(&name, engine).await?;
+            }
+            match now {
+                Some(ifindex) if self.is_due(&name, ifindex) => {
+                    self.attach(&name, ifindex, netlink, engine).await?;
+                }
+                Some(_) => {}
+                None => {
+                    self.failed.remove(&name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes off again what was attached since the start, unless it had been taken over.
+    pub async fn take_back(&mut self, engine: &EngineThread<Bpf>) -> Result<(), EngineGone> {
+        let new: Vec<String> =
+            self.attached.iter().filter(|(_, one)| !one.taken_over).map(|(name, _)| name.clone()).collect();
+        for name in new {
+            self.let_go(&name, engine).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything that keeps an interface from being attached.
+    pub fn errors(&self) -> impl Iterator<Item = String> {
+        self.failed.iter().map(|(name, failed)| format!("interface {name}: {}", failed.error))
+    }
+
+    /// For the API.
+    pub fn status(&self, snapshot: &Snapshot) -> Vec<InterfaceStatus> {
+        let status = |name: &String| InterfaceStatus {
+            name: name.clone(),
+            ifindex: snapshot.link_by_name(name).map(|(ifindex, _)| ifindex),
+            mode: self.attached.get(name).map(|attached| match attached.mode {
+                AttachedMode::Driver => AttachMode::Driver,
+                AttachedMode::Generic => AttachMode::Generic,
+            }),
+            attached: self.attached.contains_key(name),
+        };
+        self.names.iter().map(status).collect()
+    }
+
+    fn is_due(&self, name: &str, ifindex: u32) -> bool {
+        self.failed.get(name).is_none_or(|it| it.ifindex != ifindex || it.again <= Instant::now())
+    }
+
+    async fn let_go(&mut self, name: &str, engine: &EngineThread<Bpf>) -> Result<(), EngineGone> {
+        let Some(Attached { ifindex, .. }) = self.attached.remove(name) else { return Ok(()) };
+        if let Err(error) = engine.call(move |engine| engine.datapath_mut().detach(ifindex)).await? {
+            tracing::warn!(interface = %name, ifindex, "cannot let go of its link: {error:#}");
+        }
+        Ok(())
+    }
+
+    async fn attach(
+        &mut self,
+        name: &str,
+        ifindex: u32,
+        netlink: &Netlink,
+        engine: &EngineThread<Bpf>,
+    ) -> Result<(), EngineGone> {
+        match host::enable_forwarding(name) {
+            Ok(true) => tracing::info!(
+                interface = %name,
+                "enabled net.ipv4.conf.{name}.forwarding: the kernel answers for routes only where it may forward"
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(interface = %name, %error, "cannot enable IPv4 forwarding"),
+        }
+        let other = netlink.xdp(ifindex).await.ok().flatten();
+        let (owned, wanted) = (name.to_owned(), self.wanted);
+        let attach = move |engine: &mut Bpf| {
+            let datapath = engine.datapath_mut();
+            let taken_over = datapath.attached().any(|(attached, _)| attached == ifindex);
+            datapath.attach(&owned, ifindex, wanted).map(|mode| (mode, taken_over))
+        };
+        match engine.call(attach).await? {
+            Ok((mode, taken_over)) => {
+                let in_mode = match mode {
+                    AttachedMode::Driver => "in the driver",
+                    AttachedMode::Generic => "in the generic hook: slower than in the driver",
+                };
+                tracing::info!(interface = %name, ifindex, "attached {in_mode}");
+                self.failed.remove(name);
+                self.attached.insert(name.to_owned(), Attached { ifindex, mode, taken_over });
+            }
+            Err(error) => {
+                let error = explain(name, &error, other);
+                if self.failed.get(name).is_none_or(|before| before.error != error) {
+                    tracing::error!(interface = %name, ifindex, "cannot attach: {error}");
+                }
+                let again = Instant::now() + RETRY;
+                self.failed.insert(name.to_owned(), Failed { ifindex, error, again });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An interface holds one program: where another is there, that is the reason.
+fn explain(name: &str, error: &anyhow::Error, other: Option<AttachedXdp>) -> String {
+    other.map_or_else(|| format!("{error:#}"), |other| occupied(name, other))
+}
+
+/// What to say of an interface on which another XDP program is.
+pub fn occupied(name: &str, AttachedXdp { driver, program_id }: AttachedXdp) -> String {
+    let mode = if driver { "driver" } else { "generic" };
+    format!(
+        "another XDP program is on {name} (id {program_id}, {mode} mode), and an interface runs only one: \
+         take it off with the tool that put it there, or with `ip link set dev {name} xdp off`"
+    )
+}

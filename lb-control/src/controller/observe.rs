@@ -1,0 +1,171 @@
+//! What is observed of the data plane: read on the engine's thread, published for the API.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Result;
+use lb_common::{Mac, NextHop, Reason, ServiceKey};
+
+use crate::{
+    datapath::Datapath,
+    engine::Engine,
+    model::{Desired, address},
+    netlink::Snapshot,
+    next_hops::Resolved,
+    status::{
+        BackendStatus, FlowTable, InterfaceStatus, NextHopStatus, Observe, Observed, ReasonCount,
+        ServiceStatus,
+    },
+};
+
+/// Holds the latest observation.
+#[derive(Default)]
+pub struct Observer {
+    latest: Mutex<Arc<Observed>>,
+    installed: AtomicU64,
+}
+
+impl Observer {
+    /// Everything up to `generation` is installed.
+    pub fn set_installed(&self, generation: u64) {
+        self.installed.store(generation, Ordering::Release);
+    }
+
+    /// Publishes an observation.
+    pub fn publish(&self, observed: Observed) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(observed);
+    }
+}
+
+impl Observe for Observer {
+    fn observe(&self) -> Arc<Observed> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn installed_generation(&self) -> u64 {
+        self.installed.load(Ordering::Acquire)
+    }
+}
+
+/// What is read of the engine.
+#[derive(Default)]
+pub struct Reading {
+    services: BTreeMap<String, ServiceStatus>,
+    reasons: Vec<ReasonCount>,
+    flow_table: FlowTable,
+}
+
+impl Reading {
+    /// Reads the services of `names` and what is counted of all; `interfaces` names interfaces by index.
+    pub fn take<D: Datapath>(
+        engine: &Engine<D>,
+        names: &[(String, ServiceKey)],
+        interfaces: &BTreeMap<u16, String>,
+    ) -> Result<Self> {
+        let mut services = BTreeMap::new();
+        for (name, key) in names {
+            if let Some(status) = service(engine, key, interfaces)? {
+                services.insert(name.clone(), status);
+            }
+        }
+        let counts = engine.reasons()?;
+        let reasons = Reason::ALL.iter().map(|reason| {
+            ReasonCount::new(*reason, counts.get(*reason as usize).copied().unwrap_or_default())
+        });
+        let flows = engine.flows();
+        let flow_table =
+            FlowTable { capacity: flows.capacity, entries: flows.entries.into(), refused: flows.refused };
+        Ok(Self { services, reasons: reasons.collect(), flow_table })
+    }
+
+    /// The observation that the API shows.
+    pub fn observed(
+        self,
+        installed_generation: u64,
+        last_error: Option<String>,
+        interfaces: Vec<InterfaceStatus>,
+    ) -> Observed {
+        let Self { services, reasons, flow_table } = self;
+        Observed { installed_generation, last_error, interfaces, services, reasons, flow_table }
+    }
+}
+
+/// The services to read.
+pub fn service_names(desired: &Desired) -> Vec<(String, ServiceKey)> {
+    let key = |service: &crate::model::Service| {
+        address::key(SocketAddr::new(service.address, service.port), service.protocol)
+    };
+    desired.services.values().map(|service| (service.name.clone(), key(service))).collect()
+}
+
+/// Names of interfaces by their index in the maps.
+pub fn interface_names(resolved: &Resolved, snapshot: &Snapshot) -> BTreeMap<u16, String> {
+    let name = |ifindex: u32| match snapshot.links.get(&ifindex) {
+        Some(link) => link.name.clone(),
+        None => format!("interface {ifindex}"),
+    };
+    resolved.interfaces.iter().map(|(index, interface)| (*index, name(interface.ifindex))).collect()
+}
+
+fn service<D: Datapath>(
+    engine: &Engine<D>,
+    key: &ServiceKey,
+    interfaces: &BTreeMap<u16, String>,
+) -> Result<Option<ServiceStatus>> {
+    let Some(report) = engine.service(key)? else { return Ok(None) };
+    let mut backends = BTreeMap::new();
+    let installed = engine.installed().services.get(key);
+    for (at, port) in installed.into_iter().flat_map(|service| service.backends.keys()) {
+        if let Some(backend) = engine.backend(key, *at, *port)? {
+            let status = BackendStatus {
+                id: backend.id.0,
+                state: backend.state.into(),
+                slots: backend.slots,
+                slots_unsettled: backend.slots_unsettled,
+                tracked_flows: backend.tracked_flows.into(),
+                next_hop: backend.next_hop.map(|next_hop| next_hop_status(next_hop, interfaces)),
+                counters: backend.counters.into(),
+            };
+            backends.insert(SocketAddr::new(address::from_map(*at), port.number()), status);
+        }
+    }
+    Ok(Some(ServiceStatus {
+        id: report.id,
+        slots: report.slots,
+        settled: report.settled,
+        moving: report.moving,
+        pinned: report.pinned,
+        counters: report.counters.into(),
+        backends,
+    }))
+}
+
+fn next_hop_status(next_hop: NextHop, interfaces: &BTreeMap<u16, String>) -> NextHopStatus {
+    let interface = match interfaces.get(&next_hop.interface) {
+        Some(name) => name.clone(),
+        None => format!("index {}", next_hop.interface),
+    };
+    NextHopStatus { mac: mac_text(next_hop.mac), interface }
+}
+
+fn mac_text(mac: Mac) -> String {
+    mac.bytes().map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_hop_reads_like_iproute2() {
+        let next_hop = NextHop { mac: Mac::new([2, 0, 0, 0, 0xab, 1]), interface: 3 };
+        let status = next_hop_status(next_hop, &BTreeMap::from([(3, "eth1".to_owned())]));
+        assert_eq!((status.mac.as_str(), status.interface.as_str()), ("02:00:00:00:ab:01", "eth1"));
+    }
+}

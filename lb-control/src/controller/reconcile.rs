@@ -1,0 +1,227 @@
+//! The loop that keeps what is installed equal to what is desired.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+use super::{
+    Bpf,
+    engine_thread::{EngineGone, EngineThread},
+    host,
+    interfaces::Interfaces,
+    observe::{Observer, Reading, interface_names, service_names},
+    target::target,
+};
+use crate::{
+    engine::monotonic_seconds,
+    model::Desired,
+    netlink::{Netlink, Snapshot},
+    next_hops::{Resolved, Unresolved},
+    status::Observe as _,
+    target::Target,
+};
+
+/// Between two looks at the clock: drains end, flows are forgotten.
+const TICK: Duration = Duration::from_secs(1);
+/// Changes that come within this are installed together.
+const BURST: Duration = Duration::from_millis(2);
+/// So long a new backend's way is waited for before it is installed without one.
+const WAY_WITHIN: Duration = Duration::from_millis(100);
+/// Observations are not made more often than this, however often something is installed.
+const OBSERVE_EVERY: Duration = Duration::from_millis(200);
+/// A failed installation is tried again after 1 s, then 2 s, up to this.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Everything that the loop watches and moves.
+pub struct Reconciler {
+    pub engine: EngineThread<Bpf>,
+    pub netlink: Netlink,
+    pub interfaces: Interfaces,
+    pub desired: watch::Receiver<Arc<Desired>>,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub resolved: watch::Receiver<Option<Arc<Resolved>>>,
+    pub wanted: watch::Sender<BTreeSet<IpAddr>>,
+    pub observer: Arc<Observer>,
+    pub progress: Progress,
+}
+
+/// What was installed last, and what failed.
+#[derive(Default)]
+pub struct Progress {
+    installed: Option<Target>,
+    apply_error: Option<String>,
+    settle_error: Option<String>,
+    observe_error: Option<String>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    observed_at: Option<Instant>,
+}
+
+impl Reconciler {
+    /// Installs what is desired now and attaches what exists; errors are told by [`Self::errors`].
+    pub async fn start(&mut self) -> Result<(), EngineGone> {
+        self.install().await?;
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        self.interfaces.reconcile(&snapshot, &self.netlink, &self.engine).await?;
+        self.observe().await
+    }
+
+    /// Goes on until the engine is gone.
+    pub async fn run(mut self) -> EngineGone {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let ticked = tokio::select! {
+                _ = tick.tick() => true,
+                Ok(()) = self.desired.changed() => false,
+                Ok(()) = self.snapshots.changed() => false,
+                Ok(()) = self.resolved.changed() => false,
+            };
+            if let Err(gone) = self.turn(ticked).await {
+                return gone;
+            }
+        }
+    }
+
+    /// What keeps the data plane from being as desired.
+    pub fn errors(&self) -> Option<String> {
+        let Progress { apply_error, settle_error, observe_error, .. } = &self.progress;
+        let errors = [apply_error, settle_error, observe_error].into_iter().flatten().cloned();
+        let errors: Vec<String> = errors.chain(self.interfaces.errors()).collect();
+        (!errors.is_empty()).then(|| errors.join("; "))
+    }
+
+    async fn turn(&mut self, ticked: bool) -> Result<(), EngineGone> {
+        if !ticked {
+            tokio::time::sleep(BURST).await;
+        }
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        self.interfaces.reconcile(&snapshot, &self.netlink, &self.engine).await?;
+        let installed = self.install().await?;
+        if ticked {
+            self.settle().await?;
+        }
+        let rested = self.progress.observed_at.is_none_or(|at| at.elapsed() >= OBSERVE_EVERY);
+        if ticked || (installed && rested) {
+            self.observe().await?;
+        }
+        Ok(())
+    }
+
+    /// Installs what is desired now; returns whether the engine had anything to do.
+    async fn install(&mut self) -> Result<bool, EngineGone> {
+        let desired = self.desired.borrow_and_update().clone();
+        let resolved = self.ways_for(&desired).await;
+        let snapshot = self.snapshots.borrow().clone();
+        let wanted = target(&desired, &resolved, &snapshot, host::unix_seconds());
+        if self.progress.installed.as_ref() == Some(&wanted) {
+            self.observer.set_installed(desired.generation);
+            return Ok(false);
+        }
+        if self.progress.retry_at.is_some_and(|at| at > Instant::now()) {
+            return Ok(false);
+        }
+        let generation = desired.generation;
+        let job = move |engine: &mut Bpf| (engine.apply(&wanted, monotonic_seconds()), wanted);
+        match self.engine.call(job).await? {
+            (Ok(applied), wanted) => {
+                tracing::debug!(
+                    generation,
+                    changes = applied.changes,
+                    moved = applied.slots_moved,
+                    "installed"
+                );
+                let shortages: Vec<String> = applied.shortages.iter().map(ToString::to_string).collect();
+                let short = !shortages.is_empty();
+                self.progress.note_apply(short.then(|| shortages.join("; ")));
+                if !short {
+                    self.observer.set_installed(generation);
+                    self.progress.installed = Some(wanted);
+                }
+            }
+            (Err(error), _) => {
+                self.progress.installed = None;
+                self.progress.note_apply(Some(format!("{error:#}")));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The ways to every backend: those of new ones are waited for a little, so that their first packets
+    /// find them.
+    async fn ways_for(&mut self, desired: &Desired) -> Arc<Resolved> {
+        let addresses = desired.services.values().flat_map(|service| service.backends.keys());
+        let addresses: BTreeSet<IpAddr> = addresses.map(|at| at.ip()).collect();
+        let before = self.wanted.borrow().clone();
+        let new: Vec<IpAddr> = addresses.difference(&before).copied().collect();
+        self.wanted.send_if_modified(|wanted| {
+            let changed = *wanted != addresses;
+            *wanted = addresses;
+            changed
+        });
+        let known = |resolved: &Option<Arc<Resolved>>| {
+            let Some(resolved) = resolved else { return false };
+            let way = |address: &IpAddr| resolved.ways.get(address);
+            new.iter()
+                .map(way)
+                .all(|way| !matches!(way, None | Some(Err(Unresolved::NotAsked | Unresolved::Asking))))
+        };
+        let _ = tokio::time::timeout(WAY_WITHIN, self.resolved.wait_for(known)).await;
+        self.resolved.borrow_and_update().clone().unwrap_or_default()
+    }
+
+    async fn settle(&mut self) -> Result<(), EngineGone> {
+        let result = self.engine.call(|engine| engine.settle(monotonic_seconds())).await?;
+        let error = result.err().map(|error| format!("{error:#}"));
+        note(&mut self.progress.settle_error, error, "cannot settle");
+        Ok(())
+    }
+
+    async fn observe(&mut self) -> Result<(), EngineGone> {
+        let snapshot = self.snapshots.borrow().clone();
+        let resolved = self.resolved.borrow().clone().unwrap_or_default();
+        let names = service_names(&self.desired.borrow());
+        let interfaces = interface_names(&resolved, &snapshot);
+        let reading = self.engine.call(move |engine| Reading::take(engine, &names, &interfaces)).await?;
+        let (reading, error) = match reading {
+            Ok(reading) => (reading, None),
+            Err(error) => (Reading::default(), Some(format!("{error:#}"))),
+        };
+        note(&mut self.progress.observe_error, error, "cannot read the tables");
+        let generation = self.observer.installed_generation();
+        let observed = reading.observed(generation, self.errors(), self.interfaces.status(&snapshot));
+        self.observer.publish(observed);
+        self.progress.observed_at = Some(Instant::now());
+        Ok(())
+    }
+}
+
+impl Progress {
+    fn note_apply(&mut self, error: Option<String>) {
+        if error.is_some() {
+            let pause = Duration::from_secs(1 << self.failures.min(5)).min(RETRY_MAX);
+            self.retry_at = Some(Instant::now() + pause);
+            self.failures += 1;
+        } else {
+            self.retry_at = None;
+            self.failures = 0;
+        }
+        note(&mut self.apply_error, error, "cannot install what is desired");
+    }
+}
+
+/// Keeps an error and logs it when it is another one.
+fn note(kept: &mut Option<String>, error: Option<String>, what: &str) {
+    if error != *kept {
+        match &error {
+            Some(error) => tracing::error!("{what}: {error}"),
+            None => tracing::info!("no longer: {what}"),
+        }
+        *kept = error;
+    }
+}

@@ -1,0 +1,271 @@
+//! Brings the controller up, each thing after those that it needs, and takes what is installed off again.
+//!
+//! The socket appears last: who finds it finds a balancer that serves. A start that fails takes back what it
+//! put on the host; what an earlier controller installed stays as it was.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use lb_common::{BackendState, NextHop, limits};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::{
+    Bpf,
+    admission::RouteAdmission,
+    engine_thread::EngineThread,
+    host,
+    interfaces::{Interfaces, occupied},
+    observe::Observer,
+    reconcile::{Progress, Reconciler},
+};
+use crate::{
+    api::{self, AppState, Listeners, Tokens},
+    config::{AttachMode, Config},
+    datapath::{
+        Contents, Datapath as _,
+        bpf::{AttachedMode, BpfDatapath, BpfOptions, WantedMode},
+    },
+    desired::{Condition, DesiredState},
+    engine::Engine,
+    health,
+    model::{Desired, Health, Service, address},
+    netlink::{Netlink, Snapshot},
+    next_hops::{self, NextHops},
+};
+
+/// The API's socket in the runtime directory.
+const SOCKET: &str = "control.sock";
+/// The store in the state directory.
+const STORE: &str = "desired.redb";
+
+/// Runs until SIGTERM or SIGINT; what is installed stays.
+pub async fn run(config: Config, object: &'static [u8]) -> anyhow::Result<()> {
+    let directories = &config.directories;
+    for directory in [&directories.state, &directories.runtime] {
+        host::private_directory(directory)?;
+    }
+    let _runtime_lock = host::lock(&directories.runtime, "runtime directory")?;
+    if let Some(tcp) = &config.tcp_api {
+        Tokens::read(&tcp.token_file)
+            .with_context(|| format!("--token-file {}", tcp.token_file.display()))?;
+    }
+    let desired = Arc::new(DesiredState::open(&directories.state.join(STORE))?);
+    let netlink = Netlink::start().await?;
+    let fresh = !pinned(&directories.pins);
+    if fresh {
+        check_unoccupied(&config.interfaces, &netlink.snapshot())?;
+    }
+    host::pin_directory(&directories.pins)?;
+    let _pins_lock = host::lock(&directories.pins, "pin directory")?;
+
+    let started = start(&config, object, desired.clone(), netlink).await;
+    let (reconciler, listeners) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            if fresh {
+                // Nothing was there before: leave nothing.
+                let _ = BpfDatapath::unload(&directories.pins);
+            }
+            return Err(error);
+        }
+    };
+    tokio::spawn(health::run(desired.clone()));
+    let state = AppState { desired, observer: reconciler.observer.clone() };
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(api::serve(state, listeners, async move {
+        let mut stopped = stopped;
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }));
+    tracing::info!("ready: orders are taken on {}", directories.runtime.join(SOCKET).display());
+    let ended = tokio::select! {
+        gone = reconciler.run() => Err(gone.into()),
+        signal = termination() => signal,
+    };
+    stop.send_replace(true);
+    let _ = serving.await;
+    if ended.is_ok() {
+        tracing::info!("ended: the program and its tables stay, packets keep flowing");
+    }
+    ended
+}
+
+/// Removes the program, its links and its tables.
+pub fn unload(pins: &Path) -> anyhow::Result<()> {
+    if !pins.exists() || !host::on_bpffs(pins)? {
+        println!("nothing is loaded: nothing is pinned in {}", pins.display());
+        return Ok(());
+    }
+    let _lock = host::lock(pins, "pin directory")?;
+    BpfDatapath::unload(pins)?;
+    println!("unloaded: the program and its tables are gone");
+    Ok(())
+}
+
+fn pinned(pins: &Path) -> bool {
+    pins.join(format!("v{}", limits::LAYOUT_VERSION)).exists()
+}
+
+/// Refuses before anything is loaded: a first start finds no program of ours anywhere.
+fn check_unoccupied(names: &[String], snapshot: &Snapshot) -> anyhow::Result<()> {
+    for name in names {
+        match snapshot.link_by_name(name) {
+            None => tracing::warn!("there is no interface {name} yet; it is attached to when it appears"),
+            Some((_, link)) => {
+                if let Some(other) = link.xdp {
+                    bail!("interfaces: {}", occupied(name, other));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn start(
+    config: &Config,
+    object: &'static [u8],
+    desired: Arc<DesiredState>,
+    netlink: Netlink,
+) -> anyhow::Result<(Reconciler, Listeners)> {
+    let kept = kept_links(&config.interfaces, &netlink.snapshot());
+    let options = options(config, object);
+    let (engine, contents) = EngineThread::start(move || open(options, &kept)).await?;
+    adopt_health(&desired, &contents);
+    make_services(&desired, &config.services)?;
+    let mut next_hops = NextHops::new(config.interfaces.clone());
+    next_hops.adopt(&contents.interfaces, &installed_ways(&contents));
+    let (wanted, wanted_receiver) = watch::channel(backend_addresses(&desired.current()));
+    let (resolved, resolved_receiver) = watch::channel(None);
+    tokio::spawn(next_hops::run(netlink.clone(), next_hops, wanted_receiver, resolved));
+    desired.set_admission(Arc::new(RouteAdmission::new(netlink.clone())));
+
+    let wanted_mode = match config.mode {
+        AttachMode::Auto => WantedMode::Auto,
+        AttachMode::Driver => WantedMode::Only(AttachedMode::Driver),
+        AttachMode::Generic => WantedMode::Only(AttachedMode::Generic),
+    };
+    let mut reconciler = Reconciler {
+        engine,
+        snapshots: netlink.watch(),
+        netlink,
+        interfaces: Interfaces::new(config.interfaces.clone(), wanted_mode),
+        desired: desired.subscribe(),
+        resolved: resolved_receiver,
+        wanted,
+        observer: Arc::new(Observer::default()),
+        progress: Progress::default(),
+    };
+    reconciler.start().await?;
+    let bound = match reconciler.interfaces.errors().next() {
+        Some(error) => Err(anyhow::anyhow!(error)),
+        None => {
+            let socket = config.directories.runtime.join(SOCKET);
+            Listeners::bind(&socket, config.tcp_api.as_ref()).await.context("the API cannot listen")
+        }
+    };
+    match bound {
+        Ok(listeners) => Ok((reconciler, listeners)),
+        Err(error) => {
+            reconciler.interfaces.take_back(&reconciler.engine).await?;
+            Err(error)
+        }
+    }
+}
+
+fn options(config: &Config, object: &'static [u8]) -> BpfOptions<'static> {
+    BpfOptions {
+        object,
+        pin_dir: config.directories.pins.clone(),
+        log_level: config.log_level.number(),
+        max_entries: vec![
+            (limits::maps::FLOWS, config.capacities.flows),
+            (limits::maps::SLOTS, config.capacities.slots),
+        ],
+    }
+}
+
+/// Numbers of the interfaces whose links are taken over.
+fn kept_links(names: &[String], snapshot: &Snapshot) -> BTreeSet<u32> {
+    names.iter().filter_map(|name| snapshot.link_by_name(name)).map(|(ifindex, _)| ifindex).collect()
+}
+
+/// Loads or takes over; lets go of links to interfaces that are no longer asked for.
+fn open(options: BpfOptions<'_>, kept: &BTreeSet<u32>) -> anyhow::Result<(Bpf, Contents)> {
+    let mut datapath = BpfDatapath::open(options)?;
+    datapath.forward_logs()?;
+    let others: Vec<u32> =
+        datapath.attached().map(|(ifindex, _)| ifindex).filter(|ifindex| !kept.contains(ifindex)).collect();
+    for ifindex in others {
+        tracing::info!(ifindex, "letting go of an interface that is gone or no longer asked for");
+        datapath.detach(ifindex)?;
+    }
+    if datapath.took_over() {
+        tracing::info!("took over the tables of an earlier controller");
+    }
+    let contents = datapath.contents()?;
+    Ok((Engine::adopt(datapath)?, contents))
+}
+
+/// A backend that is installed as failed is known to have failed; everything else is unknown, which serves.
+fn adopt_health(desired: &DesiredState, contents: &Contents) {
+    let keys: std::collections::BTreeMap<_, _> =
+        contents.services.iter().map(|(key, service, _)| (service.id, *key)).collect();
+    for service in desired.current().services.values() {
+        let at = SocketAddr::new(service.address, service.port);
+        let key = address::key(at, service.protocol);
+        for (_, backend) in &contents.backends {
+            let installed = SocketAddr::new(address::from_map(backend.address), backend.port.number());
+            let ordered = service.backends.get(&installed).filter(|ordered| ordered.draining.is_none());
+            if keys.get(&backend.service) == Some(&key)
+                && ordered.is_some()
+                && BackendState::from_word(backend.state) != BackendState::Up
+                && desired.set_health(&service.name, installed, Health::Down).is_some()
+            {
+                tracing::info!(service = %service.name, backend = %installed, "was down before the start");
+            }
+        }
+    }
+}
+
+/// The file's services, where none of the name exists. They are made without asking for routes: at boot
+/// the network may come up after the balancer.
+fn make_services(desired: &DesiredState, services: &[Service]) -> anyhow::Result<()> {
+    for service in services {
+        if desired.current().services.contains_key(&service.name) {
+            tracing::debug!(service = %service.name, "exists; the file's is left aside");
+            continue;
+        }
+        let insert = |state: &mut Desired| {
+            state.services.insert(service.name.clone(), service.clone());
+            Ok(())
+        };
+        desired
+            .order(Condition::None, insert)
+            .map_err(|refusal| anyhow::anyhow!("services: {}: {refusal}", service.name))?;
+        tracing::info!(service = %service.name, "made as the configuration file says");
+    }
+    Ok(())
+}
+
+fn installed_ways(contents: &Contents) -> Vec<(std::net::IpAddr, NextHop)> {
+    let way = |backend: &lb_common::Backend| {
+        Some((address::from_map(backend.address), NextHop::from_word(backend.next_hop)?))
+    };
+    contents.backends.iter().filter_map(|(_, backend)| way(backend)).collect()
+}
+
+fn backend_addresses(desired: &Desired) -> BTreeSet<std::net::IpAddr> {
+    desired.services.values().flat_map(|service| service.backends.keys()).map(|at| at.ip()).collect()
+}
+
+async fn termination() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
