@@ -2,7 +2,8 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
 
 use crate::host;
 use crate::setup::{self, Needs};
@@ -47,7 +49,7 @@ rm -f "$pidfile"
 /// traffic goes on: packets that belong to no service pass untouched.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask load --iface eth1 --config examples/shop/portcullis.toml\n  \
+    cargo xtask load --iface eth1 --config examples/lb-control.toml\n  \
     cargo xtask load --iface eth0 --try 60    logged in through eth0? It unloads by itself after 60 s,\n                                            \
     even if this session breaks, unless you press Enter or run\n  \
     cargo xtask load --confirm\n  \
@@ -151,23 +153,35 @@ fn start(daemon: &Path, args: &LoadArgs, config: Option<&Path>) -> Result<()> {
             let said = fs::read_to_string(log()).unwrap_or_default();
             bail!("the daemon ended ({status}):\n{}", said.trim_end());
         }
-        if answers() {
+        if let Some(attached) = attached() {
+            println!("  {attached}");
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("the daemon did not answer within {} s; see {}", READY_WITHIN.as_secs(), log().display());
+            bail!("the daemon did not attach within {} s; see {}", READY_WITHIN.as_secs(), log().display());
         }
         thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// Whether the daemon's socket takes connections.
-fn answers() -> bool {
-    let Ok(entries) = fs::read_dir(RUNTIME_DIR) else { return false };
-    entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-        .any(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
+/// Where the program runs, once it runs on every interface; nothing before.
+fn attached() -> Option<String> {
+    let mut stream = UnixStream::connect(Path::new(RUNTIME_DIR).join("control.sock")).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET /v1/status HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+    let interfaces = status["interfaces"].as_array()?;
+    if interfaces.is_empty() || interfaces.iter().any(|interface| interface["attached"] != true) {
+        return None;
+    }
+    let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let lines: Vec<_> = interfaces
+        .iter()
+        .map(|interface| format!("{}: {} mode", word(&interface["name"]), word(&interface["mode"])))
+        .collect();
+    Some(lines.join(", "))
 }
 
 /// Sleeps in a session of its own, so that it survives the loss of this one, then unloads unless confirmed.
