@@ -97,5 +97,4 @@ pub async fn serve(state: AppState, listeners: Listeners, shutdown: impl Future<
 }
 
 #[cfg(test)]
-#[path = "api/tests.rs"]
 mod tests;

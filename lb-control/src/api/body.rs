@@ -6,7 +6,7 @@ use axum::{
     http::header,
 };
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, error::Category};
 
 use super::{ApiError, BODY_BYTES_MAX};
@@ -53,8 +53,12 @@ impl Body {
     }
 }
 
-/// `bytes` as a `T`.
+/// `bytes` as a `T`, which is an object: serde would also fill a struct from an array, by position.
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| sort_out("", error))?;
+        return Err(Refusal::field("", "must be an object").into());
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -1,0 +1,137 @@
+//! Orders that are accepted.
+
+use super::*;
+use crate::model::Health;
+
+#[tokio::test]
+async fn a_service_lives_from_post_to_delete() {
+    let api = Api::new();
+    let created = api.send("POST", "/v1/services", shop()).await;
+    assert_eq!(created.status, 201, "{}", created.text);
+    assert_eq!(created.headers[header::LOCATION], "/v1/services/shop");
+    assert_eq!(created.headers[header::ETAG], "\"1\"");
+    let shown = created.json();
+    assert_eq!(shown["generation"], 1);
+    assert_eq!(shown["flow_idle_seconds"], 300);
+    assert_eq!(shown["health_check"]["timeout_ms"], 1000);
+    assert_eq!(shown["backends"][0]["address"], "10.1.0.1", "in the order of their addresses");
+    assert_eq!(shown["backends"][1]["weight"], 2);
+    assert_eq!(shown["status"]["installed"], false);
+
+    let read = api.send("GET", "/v1/services/shop", None).await;
+    assert_eq!(read.json(), shown);
+    let list = api.send("GET", "/v1/services", None).await.json();
+    assert_eq!(list["services"][0]["name"], "shop");
+
+    let again = api.send("PUT", "/v1/services/shop", read.json()).await;
+    assert_eq!(
+        (again.status, again.json()["generation"].as_u64()),
+        (200, Some(1)),
+        "what is read can be sent"
+    );
+
+    let patched = api.send("PATCH", "/v1/services/shop", json!({"on_failure": "keep"})).await;
+    assert_eq!((patched.status, patched.json()["on_failure"].as_str()), (200, Some("keep")));
+    let reset =
+        api.send("PATCH", "/v1/services/shop", json!({"on_failure": null, "health_check": null})).await;
+    assert_eq!(reset.json()["on_failure"], "resteer");
+    assert_eq!(reset.json()["health_check"], Value::Null);
+
+    api.eyes.show_backend("shop", "10.1.0.1:8080", 3, 3);
+    let deleted = api.send("DELETE", "/v1/services/shop", None).await;
+    assert_eq!((deleted.status, deleted.json()), (200, json!({"generation": 4, "tracked_flows_cut": 3})));
+    assert_eq!(api.send("GET", "/v1/services/shop", None).await.status, 404);
+}
+
+#[tokio::test]
+async fn put_creates_replaces_and_counts_what_it_cuts() {
+    let api = Api::new();
+    let mut body = shop();
+    body.as_object_mut().unwrap().remove("name");
+    assert_eq!(api.send("PUT", "/v1/services/shop", body.clone()).await.status, 201);
+    api.eyes.show_backend("shop", "10.1.0.2:8080", 4, 1);
+    body["backends"] = json!([{ "address": "10.1.0.1", "port": 8080 }]);
+    let replaced = api.send("PUT", "/v1/services/shop", body).await;
+    assert_eq!(replaced.status, 200);
+    assert_eq!(replaced.json()["status"]["tracked_flows_cut"], 4);
+    assert_eq!(api.desired.current().services["shop"].backends.len(), 1);
+}
+
+#[tokio::test]
+async fn a_backend_lives_from_post_to_delete() {
+    let api = Api::with_shop().await;
+    let backends = "/v1/services/shop/backends";
+    let one = "/v1/services/shop/backends/10.1.0.3:80";
+    let added = api.send("POST", backends, json!({"address": "10.1.0.3"})).await;
+    assert_eq!(added.status, 201, "{}", added.text);
+    assert_eq!(added.headers[header::LOCATION], one);
+    assert_eq!((added.json()["port"].as_u64(), added.json()["weight"].as_u64()), (Some(80), Some(1)));
+    assert_eq!(added.json()["status"]["state"], "up");
+    assert_eq!(api.send("GET", backends, None).await.json()["backends"].as_array().unwrap().len(), 3);
+
+    assert_eq!(api.send("PATCH", one, json!({"weight": 0})).await.json()["weight"], 0);
+    assert_eq!(api.send("PUT", one, json!({"weight": 9})).await.json()["weight"], 9);
+    assert_eq!(api.send("PUT", "/v1/services/shop/backends/10.1.0.4:80", json!({})).await.status, 201);
+
+    api.eyes.show_backend("shop", "10.1.0.3:80", 12, 5);
+    let deleted = api.send("DELETE", one, None).await;
+    assert_eq!(deleted.json(), json!({"generation": 6, "tracked_flows_cut": 12}));
+    assert_eq!(api.send("GET", one, None).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_a_proof() {
+    let api = Api::with_shop().await;
+    let backend = "/v1/services/shop/backends/10.1.0.2:8080";
+    let drain = format!("{backend}/drain");
+    let begun = api.send("POST", &drain, None).await;
+    assert_eq!(begun.status, 200, "{}", begun.text);
+    assert_eq!(begun.json()["status"]["state"], "draining");
+    assert_eq!(begun.json()["status"]["drain"]["deadline_unix_seconds"], Value::Null);
+    let done = async || api.send("GET", backend, None).await.json()["status"]["drain"]["done"].clone();
+    assert_eq!(done().await, false, "not installed yet");
+    api.eyes.show_backend("shop", "10.1.0.2:8080", 3, 2);
+    assert_eq!(done().await, false, "3 flows left");
+    api.eyes.show_backend("shop", "10.1.0.2:8080", 0, 2);
+    assert_eq!(done().await, true);
+
+    assert_eq!(api.send("PATCH", backend, json!({"weight": 5})).await.json()["status"]["state"], "draining");
+    assert_eq!(api.send("PUT", "/v1/services/shop", shop()).await.status, 200);
+    assert_eq!(api.send("GET", backend, None).await.json()["status"]["state"], "draining", "a drain goes on");
+    assert_eq!(api.send("DELETE", &drain, None).await.json()["status"]["state"], "up");
+    let cut = api.send("POST", &drain, json!({"deadline_seconds": 0})).await.json();
+    assert_eq!((&cut["status"]["state"], &cut["status"]["drain"]["done"]), (&json!("down"), &json!(true)));
+}
+
+#[tokio::test]
+async fn conditions_hold_against_orders_and_not_against_health() {
+    let api = Api::with_shop().await;
+    let patch = async |if_match: &str, weight: u32| {
+        let body = json!({ "weight": weight }).to_string();
+        let path = "/v1/services/shop/backends/10.1.0.2:8080";
+        api.send_with("PATCH", path, &[("if-match", if_match)], body).await.status
+    };
+    assert_eq!(patch("\"1\"", 3).await, 200);
+    assert_eq!(patch("\"1\"", 4).await, 412, "generation 2 changed it");
+    assert_eq!(patch("\"9\"", 4).await, 412, "there is no generation 9 yet");
+    assert_eq!(api.desired.set_health("shop", "10.1.0.2:8080".parse().unwrap(), Health::Down), Some(3));
+    assert_eq!(patch("\"2\"", 5).await, 200, "a verdict is no order");
+    assert_eq!(patch("*", 6).await, 200);
+    assert_eq!(patch("\"x\"", 7).await, 400);
+}
+
+#[tokio::test]
+async fn waits_until_installed() {
+    let api = Api::with_shop().await;
+    let path = "/v1/services/shop/backends/10.1.0.2:8080?wait=installed";
+    let eyes = api.eyes.clone();
+    let order = api.send("PATCH", path, json!({"weight": 3}));
+    let (answer, ()) = tokio::join!(order, async {
+        while api.desired.current().generation < 2 {
+            tokio::task::yield_now().await;
+        }
+        eyes.show_backend("shop", "10.1.0.2:8080", 0, 2);
+    });
+    assert_eq!((answer.status, answer.json()["status"]["installed"]["id"].as_u64()), (200, Some(7)));
+    assert_eq!(api.send("PATCH", &path.replace("installed", "x"), json!({})).await.status, 400);
+}
