@@ -170,6 +170,11 @@ impl<D: Datapath> Engine<D> {
         Ok(settled)
     }
 
+    /// Gives the datapath back, as a controller that ends leaves it.
+    pub fn into_datapath(self) -> D {
+        self.datapath
+    }
+
     /// The datapath.
     pub fn datapath(&self) -> &D {
         &self.datapath
