@@ -62,17 +62,18 @@ pub fn build(profile: Profile, arguments: &[&str]) -> Result<Built> {
     if profile == Profile::Release {
         command.arg("--release");
     }
-    built(command)
+    built(command, false)
 }
 
 /// Builds test executables without running them.
 pub fn build_tests(arguments: &[&str]) -> Result<Built> {
     let mut command = cargo();
     command.args(["test", "--no-run"]).args(arguments);
-    built(command)
+    // Cargo builds the package's binaries for its tests as well.
+    built(command, true)
 }
 
-fn built(mut command: Command) -> Result<Built> {
+fn built(mut command: Command, tests: bool) -> Result<Built> {
     command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
     let mut built = Built::default();
