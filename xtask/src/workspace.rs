@@ -80,8 +80,9 @@ fn built(mut command: Command, tests: bool) -> Result<Built> {
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let Ok(message) = serde_json::from_str::<Value>(&line?) else { continue };
-            if let (Some(path), Some(name)) =
-                (message["executable"].as_str(), message["target"]["name"].as_str())
+            let wanted = message["profile"]["test"] == tests;
+            if let (true, Some(path), Some(name)) =
+                (wanted, message["executable"].as_str(), message["target"]["name"].as_str())
             {
                 built.executables.push((name.to_owned(), PathBuf::from(path)));
             }
