@@ -332,11 +332,7 @@ fn boot(job: &VmJob, kernel: &Path, base: &Path, scratch: &Path) -> Result<VmOut
     let initramfs = scratch.join("initramfs");
     fs::copy(base, &initramfs).with_context(|| format!("cannot write {}", initramfs.display()))?;
     let mut tree = Tree::new(Cpio::new(BufWriter::new(File::options().append(true).open(&initramfs)?)));
-    let script = format!(
-        "#!/usr/bin/bash\nexport RUST_BACKTRACE=1\ncd {}\n{}\n",
-        workspace::root().display(),
-        job.command
-    );
+    let script = format!("#!/usr/bin/bash\ncd {}\n{}\n", workspace::root().display(), job.command);
     tree.text("/job", 0o755, &script)?;
     tree.folder(&workspace::root())?;
     for file in &job.files {
