@@ -20,11 +20,11 @@ const FREE_AFTER_SECONDS: u32 = 2;
 /// A sweep reads every remembered flow; the next one waits a second for each of so many.
 const FLOWS_PER_SWEEP_SECOND: usize = 100_000;
 
-/// Seconds of the monotonic clock, as the program counts them.
+/// Seconds of the monotonic clock, as the program counts them: the coarse one, which never runs ahead of it.
 pub fn monotonic_seconds() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid timespec; CLOCK_MONOTONIC always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    // SAFETY: `time` is a valid timespec; CLOCK_MONOTONIC_COARSE always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
     time.tv_sec as u32
 }
 

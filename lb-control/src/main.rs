@@ -5,7 +5,7 @@ compile_error!(
     "the BPF object could not be built: no BPF-capable Rust toolchain was found; run `cargo xtask setup`"
 );
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -63,5 +63,10 @@ fn log_to_stderr(level: LogLevel) {
     let level = level.name();
     let default = format!("warn,lb_control={level},portcullis={level},lb_ebpf={level}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }

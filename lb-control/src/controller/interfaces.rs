@@ -86,7 +86,7 @@ impl Interfaces {
 
     /// Everything that keeps an interface from being attached.
     pub fn errors(&self) -> impl Iterator<Item = String> {
-        self.failed.iter().map(|(name, failed)| format!("interface {name}: {}", failed.error))
+        self.failed.values().map(|failed| failed.error.clone())
     }
 
     /// For the API.
@@ -150,7 +150,7 @@ impl Interfaces {
             Err(error) => {
                 let error = explain(name, &error, other);
                 if self.failed.get(name).is_none_or(|before| before.error != error) {
-                    tracing::error!(interface = %name, ifindex, "cannot attach: {error}");
+                    tracing::error!("{error}");
                 }
                 let again = Instant::now() + RETRY;
                 self.failed.insert(name.to_owned(), Failed { ifindex, error, again });
@@ -162,7 +162,7 @@ impl Interfaces {
 
 /// An interface holds one program: where another is there, that is the reason.
 fn explain(name: &str, error: &anyhow::Error, other: Option<AttachedXdp>) -> String {
-    other.map_or_else(|| format!("{error:#}"), |other| occupied(name, other))
+    other.map_or_else(|| format!("{error:#}"), |other| format!("interface {name}: {}", occupied(name, other)))
 }
 
 /// What to say of an interface on which another XDP program is.

@@ -54,7 +54,7 @@ pub async fn run(config: Config, object: &'static [u8]) -> anyhow::Result<()> {
     }
     let desired = Arc::new(DesiredState::open(&directories.state.join(STORE))?);
     let netlink = Netlink::start().await?;
-    let fresh = !pinned(&directories.pins);
+    let fresh = is_empty(&directories.pins);
     if fresh {
         check_unoccupied(&config.interfaces, &netlink.snapshot())?;
     }
@@ -99,13 +99,31 @@ pub fn unload(pins: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let _lock = host::lock(pins, "pin directory")?;
+    if let Some(stranger) = stranger(pins)? {
+        bail!(
+            "--pin-dir {}: holds {stranger:?}, which is not this program's; nothing was removed",
+            pins.display()
+        );
+    }
     BpfDatapath::unload(pins)?;
     println!("unloaded: the program and its tables are gone");
     Ok(())
 }
 
-fn pinned(pins: &Path) -> bool {
-    pins.join(format!("v{}", limits::LAYOUT_VERSION)).exists()
+/// Whether nothing is pinned in a directory, by this program or another.
+fn is_empty(pins: &Path) -> bool {
+    std::fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_none()) || !pins.exists()
+}
+
+/// The name of something in a pin directory that no version of this program pinned: they pin in `v1`, `v2`, …
+fn stranger(pins: &Path) -> anyhow::Result<Option<String>> {
+    for entry in std::fs::read_dir(pins)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Refuses before anything is loaded: a first start finds no program of ours anywhere.
