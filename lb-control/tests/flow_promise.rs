@@ -61,7 +61,7 @@ struct Backend {
 struct Flow {
     port: u16,
     client: u32,
-    /// The backend of its first packet; `None` once that has stopped serving, or where nobody served.
+    /// The backend that is promised: of its first packet, or of the first one after that stopped serving.
     backend: Option<u32>,
     next_packet: u32,
     gap: u32,
@@ -150,7 +150,7 @@ impl Simulation {
                 }
             }
         }
-        // Flows of a backend that stopped serving are not promised anything from now on.
+        // Flows of a backend that stopped serving go elsewhere, wherever that is.
         for flow in &mut self.flows {
             if flow.backend.is_some_and(|id| self.backends.get(&id).is_none_or(|backend| backend.failed)) {
                 flow.backend = None;
@@ -215,7 +215,8 @@ impl Simulation {
             self.send(client, port, Tcp::Syn);
         }
         for _ in 0..3 {
-            let (client, port) = (0x0a63_0000 | self.random(65_536), 1_024 + self.random(60_000) as u16);
+            // Few tuples, so that clients reuse those of flows that ended.
+            let (client, port) = (0x0a63_0000 | self.random(16), 1_024 + self.random(64) as u16);
             if self.flows.iter().any(|flow| (flow.client, flow.port) == (client, port)) {
                 continue;
             }
@@ -237,13 +238,18 @@ impl Simulation {
 
     fn packet(&mut self, index: usize) {
         let flow = &self.flows[index];
-        let kind = if flow.syn_again { Tcp::Syn } else { Tcp::Ack };
+        let kind = match (flow.syn_again, flow.end <= self.now) {
+            (true, _) => Tcp::Syn,
+            (false, true) => Tcp::Fin,
+            (false, false) => Tcp::Ack,
+        };
         let (client, port, expected) = (flow.client, flow.port, flow.backend);
         let backend = self.send(client, port, kind);
         // Not promised: a SYN that the full table refused went to the old owner, and its retransmission, should
         // there be room by then, opens the flow at the new one.
         let reopened = self.spoofed_per_second > 0 && matches!(kind, Tcp::Syn);
-        if reopened && expected.is_some() {
+        if reopened || expected.is_none() {
+            // Resteered away from a backend that failed, the flow is promised its new one.
             self.flows[index].backend = backend;
         } else if let Some(expected) = expected {
             assert_eq!(
@@ -278,6 +284,7 @@ impl Simulation {
 enum Tcp {
     Syn,
     Ack,
+    Fin,
 }
 
 fn backend_address(id: u32) -> Address {
@@ -298,6 +305,7 @@ fn tcp(client: u32, port: u16, kind: Tcp) -> [u8; 54] {
     packet[47] = match kind {
         Tcp::Syn => 0x02,
         Tcp::Ack => 0x10,
+        Tcp::Fin => 0x11,
     };
     packet
 }
