@@ -97,4 +97,4 @@ pub async fn serve(state: AppState, listeners: Listeners, shutdown: impl Future<
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

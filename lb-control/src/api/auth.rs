@@ -62,6 +62,11 @@ impl Tokens {
         if tokens.is_empty() { Err(TokenFileError::Empty) } else { Ok(Self(tokens)) }
     }
 
+    /// The first token: what a client sends.
+    pub fn first(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
     /// Whether `given` is one of the tokens. Takes the same time whichever it is and however far it
     /// agrees; only its length shows.
     fn admit(&self, given: &[u8]) -> bool {

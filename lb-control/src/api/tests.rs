@@ -29,7 +29,7 @@ use crate::{
 
 /// An observer that shows what the test puts there.
 #[derive(Default)]
-pub(super) struct Eyes {
+pub(crate) struct Eyes {
     observed: Mutex<Arc<Observed>>,
     installed: AtomicU64,
 }
@@ -46,7 +46,7 @@ impl Observe for Eyes {
 
 impl Eyes {
     /// Shows a backend with that many remembered flows, all of `generation` installed.
-    fn show_backend(&self, service: &str, backend: &str, tracked_flows: u64, generation: u64) {
+    pub(crate) fn show_backend(&self, service: &str, backend: &str, tracked_flows: u64, generation: u64) {
         let seen = BackendStatus {
             id: 7,
             state: BackendStateName::Draining,

@@ -1,0 +1,224 @@
+//! `lbctl` against the served API on a real Unix socket.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::CommandFactory;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    api::{AppState, Listeners, TcpConfig, serve, tests::Eyes},
+    desired::DesiredState,
+};
+
+struct Controller {
+    desired: Arc<DesiredState>,
+    eyes: Arc<Eyes>,
+    directory: TempDir,
+    socket: PathBuf,
+    url: String,
+    server: JoinHandle<()>,
+}
+
+/// What a run of `lbctl` left on the terminal, and its exit code.
+struct Ran {
+    code: u8,
+    out: String,
+    progress: String,
+}
+
+impl Controller {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let token_file = directory.path().join("tokens");
+        fs::write(&token_file, "correct-horse-battery\n").unwrap();
+        fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).unwrap();
+        let tcp = TcpConfig { address: "127.0.0.1:0".parse().unwrap(), token_file };
+        let listeners = Listeners::bind(&socket, Some(&tcp)).await.unwrap();
+        let url = format!("http://{}", listeners.tcp_address().unwrap());
+        let (desired, eyes) = (Arc::new(DesiredState::in_memory()), Arc::new(Eyes::default()));
+        let state = AppState { desired: desired.clone(), observer: eyes.clone() };
+        let server = tokio::spawn(serve(state, listeners, std::future::pending()));
+        Self { desired, eyes, directory, socket, url, server }
+    }
+
+    /// Runs a command line over the Unix socket.
+    async fn lbctl(&self, line: &str) -> Ran {
+        lbctl(&format!("--socket {} {line}", self.socket.display())).await
+    }
+
+    async fn ok(&self, line: &str) -> String {
+        let ran = self.lbctl(line).await;
+        assert_eq!(ran.code, 0, "{line}: {}", ran.out);
+        ran.out
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn lbctl(line: &str) -> Ran {
+    let cli = match Cli::try_parse_from(std::iter::once("lbctl").chain(line.split_whitespace())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            return Ran { code: error.exit_code() as u8, out: error.to_string(), progress: String::new() };
+        }
+    };
+    let mut screen = Screen { out: Vec::new(), progress: Vec::new(), live: false };
+    let ended = run(cli, &mut screen).await;
+    let (code, text) = match ended {
+        Ok(()) => (0, String::from_utf8(screen.out).unwrap()),
+        Err(failure) => (failure.exit_code(), failure.to_string()),
+    };
+    Ran { code, out: text, progress: String::from_utf8(screen.progress).unwrap() }
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+    assert!(Cli::command().render_long_help().to_string().contains("lbctl backend drain shop"));
+}
+
+#[tokio::test]
+async fn a_service_from_create_to_delete() {
+    let controller = Controller::start().await;
+    let created = controller
+        .ok("service create shop --address 10.0.0.1 --port 80 --mode nat --backend 10.1.0.2:8080,weight=2 \
+             --backend 10.1.0.3 --check-http /healthz --check-interval-ms 500")
+        .await;
+    for part in
+        ["10.0.0.1:80 tcp", "http /healthz every 500 ms, timeout 500 ms", "10.1.0.2:8080", "10.1.0.3:80"]
+    {
+        assert!(created.contains(part), "{part}\n{created}");
+    }
+    assert!(controller.ok("service list").await.contains("shop  10.0.0.1:80  tcp       nat   2/2"));
+
+    let file = controller.directory.path().join("shop.json");
+    let mut read: Value = serde_json::from_str(&controller.ok("service get shop --json").await).unwrap();
+    read["on_failure"] = json!("keep");
+    fs::write(&file, read.to_string()).unwrap();
+    controller.ok(&format!("service replace shop -f {}", file.display())).await;
+    controller.ok(r#"service patch shop {"flow_idle_seconds":9}"#).await;
+    let service = controller.desired.current().services["shop"].clone();
+    assert_eq!((service.flow_idle_seconds, service.backends.len()), (9, 2));
+    assert_eq!(service.on_failure, crate::model::OnFailure::Keep);
+
+    fs::write(&file, json!({"address": "10.0.0.2", "port": 53, "protocol": "udp"}).to_string()).unwrap();
+    controller.ok(&format!("service create dns -f {} --connectionless", file.display())).await;
+    assert!(controller.desired.current().services["dns"].connectionless);
+    assert_eq!(
+        controller.ok("service delete dns").await,
+        "deleted in generation 5: 0 remembered flows cut\n"
+    );
+}
+
+#[tokio::test]
+async fn backends_and_reports() {
+    let controller = Controller::start().await;
+    controller.ok("service create shop --address 10.0.0.1 --port 80").await;
+    controller.ok("backend add shop 10.1.0.2:8080 --weight 2").await;
+    controller.ok("backend set shop 10.1.0.2:8080 --weight 5 --if-match 2").await;
+    controller.ok("backend replace shop 10.1.0.3:8080 --weight 7").await;
+    let list = controller.ok("backend list shop").await;
+    assert!(list.contains("10.1.0.2:8080  5       up"), "{list}");
+    controller.eyes.show_backend("shop", "10.1.0.2:8080", 4, 4);
+    assert!(controller.ok("backend get shop 10.1.0.2:8080").await.contains("tracked flows  4"));
+    assert!(controller.ok("backend drain shop 10.1.0.2:8080").await.contains("4 flows left"));
+    assert!(controller.ok("backend undrain shop 10.1.0.2:8080").await.contains("state          up"));
+    assert!(controller.ok("backend remove shop 10.1.0.2:8080").await.contains("4 remembered flows cut"));
+    assert!(controller.ok("status").await.contains("eth0       2      driver  yes"));
+    assert!(controller.ok("counters").await.contains("  10.1.0.2:8080  5"));
+    assert!(controller.ok("reasons").await.contains("Sent towards a backend."));
+    assert!(controller.ok("interfaces").await.starts_with("INTERFACE"));
+    for report in ["status", "counters", "reasons", "interfaces", "service list", "backend list shop"] {
+        let text = controller.ok(&format!("{report} --json")).await;
+        assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_is_followed_to_its_end() {
+    let controller = Controller::start().await;
+    controller.ok("service create shop --address 10.0.0.1 --port 80 --backend 10.1.0.2:80").await;
+    let seen = |flows, generation| controller.eyes.show_backend("shop", "10.1.0.2:80", flows, generation);
+    seen(2, 1);
+    let (ran, ()) = tokio::join!(controller.lbctl("backend drain shop 10.1.0.2:80 --wait"), async {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while controller.desired.current().generation < 2 && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        seen(0, 2);
+    });
+    assert!(ran.out.contains("done: 0 left"), "{}", ran.out);
+    assert!(ran.progress.is_empty() || ran.progress.starts_with("2 flows left"), "{}", ran.progress);
+
+    seen(3, 9);
+    controller.ok("backend undrain shop 10.1.0.2:80").await;
+    let ran = controller.lbctl("backend drain shop 10.1.0.2:80 --deadline 1 --wait").await;
+    assert!(ran.out.contains("done: 3 cut"), "{}", ran.out);
+    assert_eq!(ran.progress, "3 flows left, 0 slots unsettled\n");
+}
+
+#[tokio::test]
+async fn errors_name_fields_and_set_the_exit_code() {
+    let controller = Controller::start().await;
+    controller.ok("service create shop --address 10.0.0.1 --port 80").await;
+    for (line, code, expected) in [
+        (
+            "service create pay --address 10.0.0.1 --port 80",
+            1,
+            "error: The virtual address is taken (409)\n  address 10.0.0.1:80 tcp belongs to service shop",
+        ),
+        (
+            "service create pay --port 0 --address ::1",
+            1,
+            "error: The order breaks rules (422)\n  address IPv6 is not supported yet\n  port must be 1 to 65535\n",
+        ),
+        ("service get pay", 1, "error: There is no such service (404)\n  no service is named pay\n"),
+        ("service get ../status", 1, "no service is named ../status"),
+        ("service delete shop --if-match 0", 1, "changed in generation 1, after generation 0"),
+        ("service patch shop {", 2, "the patch is not JSON"),
+        ("service create pay --backend x", 2, "x: write a backend like"),
+        ("service create pay --backend 10.1.0.1,w=1", 2, "w=1 is not weight=N"),
+        ("service create -f /nonexistent", 2, "/nonexistent: No such file"),
+        ("backend get shop nonsense", 2, "invalid value 'nonsense'"),
+        ("service", 2, "Usage: lbctl"),
+        ("frobnicate", 2, "unrecognized subcommand"),
+    ] {
+        let ran = controller.lbctl(line).await;
+        assert_eq!(ran.code, code, "{line}: {}", ran.out);
+        assert!(ran.out.contains(expected), "{line}: {}", ran.out);
+        assert_eq!(controller.desired.current().generation, 1, "{line}");
+    }
+    let ran = lbctl("--socket /nonexistent/sock status").await;
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.out.contains("no controller answers on /nonexistent/sock: there is no such socket"),
+        "{}",
+        ran.out
+    );
+}
+
+#[tokio::test]
+async fn over_tcp_with_a_token() {
+    let controller = Controller::start().await;
+    let tokens = controller.directory.path().join("tokens");
+    let line = format!("--url {} --token-file {} status", controller.url, tokens.display());
+    assert_eq!(lbctl(&line).await.code, 0);
+    fs::write(&tokens, "incorrect-horse-battery\n").unwrap();
+    let ran = lbctl(&line).await;
+    assert!(ran.code == 1 && ran.out.contains("A token is needed (401)"), "{}", ran.out);
+    assert_eq!(lbctl("--url http://127.0.0.1 status").await.code, 2, "a token file is needed");
+}
