@@ -12,24 +12,28 @@
 //! | [`http`] | one client connection |
 //! | [`load`] | a steady stream of requests, counted |
 //! | [`held`] | many connections held open and asked again and again |
-//! | [`foreign`] | somebody else's XDP program and map, where ours would go |
 //! | [`udp`] | datagrams with the time to live that they arrived with |
+//! | [`xdp`] | a program that passes every packet, and a map of no use |
 //! | [`eventually`] | waiting for a condition, with a deadline |
 //! | [`shop`] | the story of the shop, for the demo and for a test |
+//! | [`packet`] | packets with checksums that are not ours |
+//! | [`bench`] | what a packet costs |
 //!
 //! Invariant: nothing here touches an interface outside the namespaces that it made.
 
+pub mod bench;
 pub mod control;
 pub mod controller;
 pub mod eventually;
-pub mod foreign;
 pub mod held;
 pub mod http;
 pub mod load;
 pub mod netns;
+pub mod packet;
 pub mod process;
 pub mod requires;
 pub mod server;
 pub mod shop;
 pub mod topology;
 pub mod udp;
+pub mod xdp;

@@ -1,0 +1,43 @@
+//! What the wrapper writes before each run. Shared with the measuring program, which includes this file.
+
+/// Bytes of a frame: the smallest that Ethernet carries, without its check sequence.
+pub const FRAME_LEN: usize = 60;
+
+/// A frame and how it varies with the number of the flow.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Recipe {
+    /// The frame of flow 0, as native words over its bytes.
+    pub frame: [u32; FRAME_LEN / 4],
+    /// Flows less one: a power of two less one.
+    pub flow_mask: u32,
+    /// The flow that was written last.
+    pub flow: u32,
+    /// All ones where the source address and port vary, else zero.
+    pub source_mask: u32,
+    /// The same of the destination.
+    pub destination_mask: u32,
+    /// [`IN_TURN`] or [`SHUFFLED`].
+    pub multiplier: u32,
+}
+
+/// Flows in one order, to fill tables with: a hash map hands out its elements in the order of insertion, so
+/// flows that are looked up in that same order would walk through memory, and a prefetcher would run ahead.
+pub const IN_TURN: u32 = 1;
+/// Flows in another order, to measure with.
+pub const SHUFFLED: u32 = 0x4c95_7f2d;
+
+/// Linear congruential step: the increment is odd and both multipliers are of the form 4n + 1, so that modulo
+/// any power of two it visits every number once before it repeats (Hull and Dobell 1962).
+#[inline(always)]
+pub const fn next_flow(flow: u32, multiplier: u32, mask: u32) -> u32 {
+    flow.wrapping_mul(multiplier).wrapping_add(0xf767_814f) & mask
+}
+
+/// What a flow's number adds to an address whose low 16 bits and to a port whose low 4 bits are zero.
+#[inline(always)]
+pub const fn flow_parts(flow: u32) -> (u32, u16) {
+    ((flow >> 4).to_be(), ((flow & 15) as u16).to_be())
+}
+
+const _: () = assert!(size_of::<Recipe>() == 80);
