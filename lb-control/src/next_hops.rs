@@ -36,8 +36,9 @@ pub async fn run(
             ask(&netlink, &mut next_hops, question, snapshot.routes_version).await;
         }
         let resolved = next_hops.resolved(&snapshot);
-        let changed = published.borrow().as_ref().is_none_or(|before| **before != resolved);
-        if changed {
+        let before = published.borrow().clone();
+        if before.as_deref() != Some(&resolved) {
+            tell(before.as_deref(), &resolved);
             published.send_replace(Some(Arc::new(resolved)));
         }
         tokio::select! {
@@ -45,6 +46,19 @@ pub async fn run(
             changed = snapshots.changed() => if changed.is_err() { return },
             changed = wanted.changed() => if changed.is_err() { return },
             () = published.closed() => return,
+        }
+    }
+}
+
+/// Logs ways that were lost or found again, or that could not be found.
+fn tell(before: Option<&Resolved>, now: &Resolved) {
+    for (backend, way) in &now.ways {
+        let was = before.and_then(|before| before.ways.get(backend));
+        match (was, way) {
+            (Some(Ok(_)), Ok(_)) | (_, Err(Unresolved::NotAsked | Unresolved::Asking)) => {}
+            (Some(Err(was)), Err(is)) if was == is => {}
+            (_, Err(reason)) => tracing::warn!(%backend, %reason, "no way to the backend"),
+            (_, Ok(_)) => tracing::debug!(%backend, "there is a way to the backend"),
         }
     }
 }

@@ -136,7 +136,7 @@ impl Written {
 
 /// A path without the marks that spans leave in it.
 fn readable(path: &str) -> String {
-    path.split('.').filter(|part| !part.contains("__spanned")).collect::<Vec<_>>().join(".")
+    path.split('.').filter(|part| !part.contains("serde_spanned")).collect::<Vec<_>>().join(".")
 }
 
 fn line(text: &str, at: usize) -> usize {

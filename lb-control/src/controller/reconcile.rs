@@ -54,6 +54,8 @@ pub struct Reconciler {
 #[derive(Default)]
 pub struct Progress {
     installed: Option<Target>,
+    /// What could not be installed wholly: tried again later, unless something else is wanted.
+    failed: Option<Target>,
     apply_error: Option<String>,
     settle_error: Option<String>,
     observe_error: Option<String>,
@@ -75,12 +77,21 @@ impl Reconciler {
     pub async fn run(mut self) -> EngineGone {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen = self.snapshots.borrow_and_update().clone();
         loop {
             let ticked = tokio::select! {
                 _ = tick.tick() => true,
                 Ok(()) = self.desired.changed() => false,
-                Ok(()) = self.snapshots.changed() => false,
                 Ok(()) = self.resolved.changed() => false,
+                Ok(()) = self.snapshots.changed() => {
+                    let now = self.snapshots.borrow_and_update().clone();
+                    let before = std::mem::replace(&mut seen, now);
+                    // Neighbours come and go all the time; what matters of them comes as a way.
+                    if (&before.links, &before.addresses) == (&seen.links, &seen.addresses) {
+                        continue;
+                    }
+                    false
+                }
             };
             if let Err(gone) = self.turn(ticked).await {
                 return gone;
@@ -123,7 +134,8 @@ impl Reconciler {
             self.observer.set_installed(desired.generation);
             return Ok(false);
         }
-        if self.progress.retry_at.is_some_and(|at| at > Instant::now()) {
+        let again_later = self.progress.retry_at.is_some_and(|at| at > Instant::now());
+        if again_later && self.progress.failed.as_ref() == Some(&wanted) {
             return Ok(false);
         }
         let generation = desired.generation;
@@ -139,13 +151,15 @@ impl Reconciler {
                 let shortages: Vec<String> = applied.shortages.iter().map(ToString::to_string).collect();
                 let short = !shortages.is_empty();
                 self.progress.note_apply(short.then(|| shortages.join("; ")));
-                if !short {
+                if short {
+                    (self.progress.installed, self.progress.failed) = (None, Some(wanted));
+                } else {
                     self.observer.set_installed(generation);
-                    self.progress.installed = Some(wanted);
+                    (self.progress.installed, self.progress.failed) = (Some(wanted), None);
                 }
             }
-            (Err(error), _) => {
-                self.progress.installed = None;
+            (Err(error), wanted) => {
+                (self.progress.installed, self.progress.failed) = (None, Some(wanted));
                 self.progress.note_apply(Some(format!("{error:#}")));
             }
         }

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     api::{self, AppState, Listeners, Tokens},
-    config::{AttachMode, Config},
+    config::{AttachMode, Capacities, Config},
     datapath::{
-        Contents, Datapath as _,
+        Capacity, Contents, Datapath as _,
         bpf::{AttachedMode, BpfDatapath, BpfOptions, WantedMode},
     },
     desired::{Condition, DesiredState},
@@ -148,8 +148,8 @@ async fn start(
     netlink: Netlink,
 ) -> anyhow::Result<(Reconciler, Listeners)> {
     let kept = kept_links(&config.interfaces, &netlink.snapshot());
-    let options = options(config, object);
-    let (engine, contents) = EngineThread::start(move || open(options, &kept)).await?;
+    let (options, capacities) = (options(config, object), config.capacities);
+    let (engine, contents) = EngineThread::start(move || open(options, capacities, &kept)).await?;
     adopt_health(&desired, &contents);
     make_services(&desired, &config.services)?;
     let mut next_hops = NextHops::new(config.interfaces.clone());
@@ -210,7 +210,11 @@ fn kept_links(names: &[String], snapshot: &Snapshot) -> BTreeSet<u32> {
 }
 
 /// Loads or takes over; lets go of links to interfaces that are no longer asked for.
-fn open(options: BpfOptions<'_>, kept: &BTreeSet<u32>) -> anyhow::Result<(Bpf, Contents)> {
+fn open(
+    options: BpfOptions<'_>,
+    capacities: Capacities,
+    kept: &BTreeSet<u32>,
+) -> anyhow::Result<(Bpf, Contents)> {
     let mut datapath = BpfDatapath::open(options)?;
     datapath.forward_logs()?;
     let others: Vec<u32> =
@@ -221,6 +225,13 @@ fn open(options: BpfOptions<'_>, kept: &BTreeSet<u32>) -> anyhow::Result<(Bpf, C
     }
     if datapath.took_over() {
         tracing::info!("took over the tables of an earlier controller");
+        let Capacity { slots, flows, .. } = datapath.capacity();
+        if (flows, slots) != (capacities.flows, capacities.slots) {
+            tracing::warn!(
+                "the tables keep their sizes, {flows} flows and {slots} slots: `lb-control unload` before changing \
+                 `limits`"
+            );
+        }
     }
     let contents = datapath.contents()?;
     Ok((Engine::adopt(datapath)?, contents))

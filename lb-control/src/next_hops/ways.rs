@@ -210,6 +210,10 @@ impl NextHops {
         match self.macs.get(&route) {
             Some(mac) => Ok(NextHop { mac: *mac, interface: *interface }),
             None if certainty(snapshot, route) == Some(Certainty::Failed) => Err(Unresolved::NoAnswer),
+            // Asked again after a failure: it has not answered until it does.
+            None if self.neighbours.get(&route).is_some_and(|asked| asked.failures > 1) => {
+                Err(Unresolved::NoAnswer)
+            }
             None => Err(Unresolved::Asking),
         }
     }
