@@ -164,6 +164,14 @@ impl Control {
         found.and_then(|reason| reason["count"].as_u64()).with_context(|| format!("no {name} in {answer}"))
     }
 
+    /// Waits until packets were counted for a reason; observations are up to a second old.
+    pub fn counted(&self, name: &str) -> Result<()> {
+        eventually(&format!("{name} is counted"), INSTALL_LIMIT, || {
+            ensure!(self.reason(name)? > 0, "none");
+            Ok(())
+        })
+    }
+
     /// Runs `lbctl` against this controller.
     pub fn lbctl(&self, arguments: &[&str]) -> Result<Output> {
         Ok(Command::new(binary("lbctl")?).arg("--socket").arg(&self.socket).args(arguments).output()?)

@@ -133,8 +133,8 @@ impl Drop for Namespace {
 }
 
 /// A virtual cable between two interfaces, given as (namespace, name). Both ends compute checksums in
-/// full, because a partial one would be adjusted as if it were complete, and both take frames that XDP
-/// sends, which veth only does with NAPI, hence GRO.
+/// full, because a partial one would be adjusted as if it were complete, and take redirected frames,
+/// which veth only does with NAPI, hence GRO.
 pub fn cable(left: (&Namespace, &str), right: (&Namespace, &str)) -> Result<()> {
     run(Command::new("ip").args(["link", "add", left.1, "netns", left.0.name(), "type", "veth"]).args([
         "peer",

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use crate::{
     netns::{Namespace, cable, run},
     requires::{DIRECTORY_PREFIX, pin_directory},
+    xdp::PassProgram,
 };
 
 /// The virtual address of every topology.
@@ -42,6 +43,7 @@ pub struct Topology {
     shape: Shape,
     number: u32,
     directory: TempDir,
+    far_ends: Mutex<Vec<PassProgram>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -53,14 +55,14 @@ enum Shape {
 impl Topology {
     /// Clients and servers in different networks, joined by the balancer.
     pub fn routed(servers: usize) -> Result<Arc<Self>> {
-        Self::routed_over(servers, |client, balancer| cable((client, "eth0"), (balancer, "c0")))
+        Self::routed_over(servers, Self::connect_client)
     }
 
     /// Likewise, over two network cards of this machine that reach each other: the client's and the balancer's.
     pub fn routed_over_cards(servers: usize, client: &str, balancer: &str) -> Result<Arc<Self>> {
         let moves = [(client, "eth0"), (balancer, "c0")];
-        Self::routed_over(servers, |client, balancer| {
-            for ((card, name), namespace) in moves.into_iter().zip([client, balancer]) {
+        Self::routed_over(servers, |topology| {
+            for ((card, name), namespace) in moves.into_iter().zip([&topology.client, &topology.balancer]) {
                 run(Command::new("ip").args(["link", "set", card, "netns", namespace.name(), "name", name]))?;
                 // Not every card lets itself be told.
                 let _ = namespace.offload(name, &["tx", "off", "gro", "on"]);
@@ -70,17 +72,12 @@ impl Topology {
         })
     }
 
-    fn routed_over(
-        servers: usize,
-        connect: impl FnOnce(&Namespace, &Namespace) -> Result<()>,
-    ) -> Result<Arc<Self>> {
+    fn routed_over(servers: usize, connect_client: impl FnOnce(&Self) -> Result<()>) -> Result<Arc<Self>> {
         let topology = Self::create(Shape::Routed, servers)?;
-        let Self { client, balancer, switch, .. } = &topology;
-        connect(client, balancer)?;
-        cable((balancer, "b0"), (switch, "b0"))?;
-        switch.ip("link set b0 master br0")?;
-        topology.address_clients_side()?;
-        topology.address_servers_side()?;
+        let Self { balancer, .. } = &topology;
+        connect_client(&topology)?;
+        topology.address_client()?;
+        topology.connect_switch()?;
         balancer.sysctl("ipv4/ip_forward", "1")?;
         for (index, server) in topology.servers.iter().enumerate() {
             topology.plug_in(server, &format!("p{index}"))?;
@@ -90,14 +87,26 @@ impl Topology {
         Ok(Arc::new(topology))
     }
 
-    /// Gives addresses to the cable between client and balancer of a routed topology.
-    pub fn address_clients_side(&self) -> Result<()> {
+    /// The cable between client and balancer of a routed topology, without addresses.
+    fn connect_client(&self) -> Result<()> {
+        self.balancer_cable("c0", &self.client, "eth0")
+    }
+
+    fn address_client(&self) -> Result<()> {
         self.client.ip(&format!("addr add {CLIENT}/24 dev eth0\nroute add default via 10.10.0.1"))?;
         self.balancer.ip("addr add 10.10.0.1/24 dev c0")
     }
 
-    /// Gives an address to the balancer's end of the cable to the switch of a routed topology.
-    pub fn address_servers_side(&self) -> Result<()> {
+    /// Connects the client of a routed topology anew, after its cable was removed.
+    pub fn reconnect_client(&self) -> Result<()> {
+        self.connect_client()?;
+        self.address_client()
+    }
+
+    /// Connects the balancer of a routed topology to the switch, at first and after the cable was removed.
+    pub fn connect_switch(&self) -> Result<()> {
+        self.balancer_cable("b0", &self.switch, "b0")?;
+        self.switch.ip("link set b0 master br0")?;
         self.balancer.ip("addr add 10.20.0.1/24 dev b0")
     }
 
@@ -107,7 +116,7 @@ impl Topology {
         let Self { client, balancer, switch, .. } = &topology;
         topology.plug_in(client, "client")?;
         client.ip(&format!("addr add {CLIENT}/24 dev eth0"))?;
-        cable((balancer, "lan0"), (switch, "balancer"))?;
+        topology.balancer_cable("lan0", switch, "balancer")?;
         switch.ip("link set balancer master br0")?;
         balancer.ip("addr add 10.10.0.1/24 dev lan0")?;
         for (index, server) in topology.servers.iter().enumerate() {
@@ -189,12 +198,21 @@ impl Topology {
             shape,
             number,
             directory: tempfile::Builder::new().prefix(&prefix).tempdir()?,
+            far_ends: Mutex::default(),
         };
         // Thousands of short connections to one address: ports are taken again after a second, not a minute.
         topology.client.sysctl("ipv4/tcp_tw_reuse", "1")?;
         topology.client.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
         topology.switch.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up")?;
         Ok(topology)
+    }
+
+    /// A cable whose far end also takes what the balancer sends back where it came from.
+    fn balancer_cable(&self, interface: &str, far: &Namespace, far_interface: &str) -> Result<()> {
+        cable((&self.balancer, interface), (far, far_interface))?;
+        let program = PassProgram::attach(far, far_interface)?;
+        self.far_ends.lock().expect("unpoisoned").push(program);
+        Ok(())
     }
 
     fn plug_in(&self, host: &Namespace, port: &str) -> Result<()> {

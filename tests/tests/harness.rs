@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use tests::{
     eventually::eventually_true,
-    foreign::{ForeignXdp, pin_map},
     held::Held,
     load::{Load, Plan},
     requires::{pin_directory, requires, sweep},
     server::{PORT, Server},
     topology::{CLIENT, Topology},
     udp::Udp,
+    xdp::{PassProgram, pin_map},
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -86,10 +86,10 @@ fn what_a_dead_run_left_is_swept() -> Result<()> {
 fn another_program_and_another_map_can_be_there() -> Result<()> {
     requires();
     let topology = Topology::routed(0)?;
-    let foreign = ForeignXdp::attach(&topology.balancer, "b0")?;
-    ensure!(ForeignXdp::attach(&topology.balancer, "b0").is_err(), "two programs on one interface");
+    let foreign = PassProgram::attach(&topology.balancer, "b0")?;
+    ensure!(PassProgram::attach(&topology.balancer, "b0").is_err(), "two programs on one interface");
     drop(foreign);
-    let _again = ForeignXdp::attach(&topology.balancer, "b0")?;
+    let _again = PassProgram::attach(&topology.balancer, "b0")?;
     let directory = pin_directory(1_000);
     std::fs::create_dir(&directory)?;
     let pinned = pin_map(&directory.join("SERVICES"));

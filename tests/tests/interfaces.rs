@@ -9,7 +9,6 @@ use tests::{
     controller::Controller,
     eventually::eventually,
     http,
-    netns::cable,
     requires::requires,
     server::{PORT, Server},
     topology::Topology,
@@ -31,16 +30,13 @@ fn an_interface_that_returns_is_attached_again() -> Result<()> {
 
     topology.balancer.ip("link del c0")?;
     attached(control, "c0", false)?;
-    cable((&topology.client, "eth0"), (&topology.balancer, "c0"))?;
-    topology.address_clients_side()?;
+    topology.reconnect_client()?;
     attached(control, "c0", true)?;
     everybody_serves(&topology)?;
 
     topology.balancer.ip("link del b0")?;
     attached(control, "b0", false)?;
-    cable((&topology.balancer, "b0"), (&topology.switch, "b0"))?;
-    topology.switch.ip("link set b0 master br0")?;
-    topology.address_servers_side()?;
+    topology.connect_switch()?;
     attached(control, "b0", true)?;
     control.installed()?;
     everybody_serves(&topology)

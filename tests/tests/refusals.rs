@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tests::{
     control::{at, backend_body, service},
     controller::{Controller, command},
-    foreign::{ForeignXdp, pin_map},
     held::Held,
     process::Process,
     requires::requires,
     server::{PORT, Server},
     topology::Topology,
+    xdp::{PassProgram, pin_map},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -89,7 +89,7 @@ fn lbctl_says_what_is_wrong_and_fails() -> Result<()> {
 fn an_interface_with_another_program_is_refused() -> Result<()> {
     requires();
     let topology = Topology::routed(1)?;
-    let _foreign = ForeignXdp::attach(&topology.balancer, "b0")?;
+    let _foreign = PassProgram::attach(&topology.balancer, "b0")?;
     let programs_before = programs(&topology)?;
     let log = topology.directory().join("refused.log");
     let mut process = Process::start(command(&topology)?, "lb-control", &log)?;

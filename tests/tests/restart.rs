@@ -90,7 +90,11 @@ fn a_controller_killed_while_slots_move_is_succeeded() -> Result<()> {
     controller.start_again()?;
     held.ask_and_expect_all(CONNECTIONS)?;
     let fresh = Held::open(&topology.client, topology.vip(WEB), 90, LIMIT)?;
-    assert!(fresh.servers().contains_key("web3"), "the new backend gets no connections");
+    ensure!(
+        fresh.servers().contains_key("web3"),
+        "the new backend gets no connections: {:?}",
+        fresh.servers()
+    );
     Ok(())
 }
 
