@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use lb_common::{BackendState, NextHop, Port, Tracking};
+use lb_common::{BackendState, NextHop, Port, Tracking, limits};
 use tokio::sync::watch;
 
 use crate::{
@@ -30,6 +30,7 @@ pub struct DesiredState {
     orders: Mutex<Orders>,
     published: watch::Sender<Arc<Desired>>,
     admission: OnceLock<Arc<dyn Admission>>,
+    slots: OnceLock<u32>,
 }
 
 /// What only the one order that holds the lock touches.
@@ -77,6 +78,7 @@ impl DesiredState {
             orders: Mutex::new(orders),
             published: watch::Sender::new(Arc::new(desired)),
             admission: OnceLock::new(),
+            slots: OnceLock::new(),
         })
     }
 
@@ -84,6 +86,13 @@ impl DesiredState {
     pub fn set_admission(&self, admission: Arc<dyn Admission>) {
         if self.admission.set(admission).is_err() {
             tracing::error!("the admission was set before and stays");
+        }
+    }
+
+    /// Says how many slots the map has, where that is not [`limits::SLOTS`]; once, before orders are taken.
+    pub fn set_slots(&self, slots: u32) {
+        if self.slots.set(slots).is_err() {
+            tracing::error!("the number of slots was set before and stays");
         }
     }
 
@@ -115,6 +124,7 @@ impl DesiredState {
         after.generation = before.generation + 1;
         let changed = model::changed_services(&before, &after);
         model::check_together(&after, &changed)?;
+        model::check_slots(&after, self.slots.get().copied().unwrap_or(limits::SLOTS))?;
         if let Some(admission) = self.admission.get() {
             admission.check(&before, &after)?;
         }
@@ -226,3 +236,6 @@ pub fn effective_state(backend: &Backend, on_failure: OnFailure, now_unix: u64) 
         (Health::Up | Health::Unknown, _, None) => BackendState::Up,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Validated services and backends: what a client of the API may ask for. No IO.
 
 pub mod address;
+mod object;
 mod refusal;
 mod spec;
 mod together;
@@ -11,11 +12,12 @@ use std::{
 };
 
 pub use lb_common::{Mode, Protocol};
+pub use object::Object;
 pub use refusal::{BackendError, FieldError, Refusal};
 pub use spec::{
     BackendSpec, HealthCheckSpec, HealthName, ModeName, OnFailureName, ProbeName, ProtocolName, ServiceSpec,
 };
-pub use together::{changed_services, check_together};
+pub use together::{changed_services, check_slots, check_together};
 
 /// All that is desired, under one generation number that grows with every accepted order or health change.
 #[derive(Clone, Debug, Default, PartialEq)]

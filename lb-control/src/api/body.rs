@@ -6,11 +6,11 @@ use axum::{
     http::header,
 };
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, error::Category};
 
 use super::{ApiError, BODY_BYTES_MAX};
-use crate::model::{FieldError, Refusal};
+use crate::model::{FieldError, Object, Refusal};
 
 /// A body that is declared, or not declared otherwise, to be JSON.
 pub struct Body(Bytes);
@@ -53,14 +53,10 @@ impl Body {
     }
 }
 
-/// `bytes` as a `T`, which is an object: serde would also fill a struct from an array, by position.
+/// `bytes` as a `T`, from an object.
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| sort_out("", error))?;
-        return Err(Refusal::field("", "must be an object").into());
-    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         sort_out(&path, error.into_inner())
     })?;
@@ -70,10 +66,11 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 /// `value` as a `T`.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         Refusal::Invalid(vec![field_error(&path, &error.into_inner().to_string())])
-    })
+    })?;
+    Ok(value)
 }
 
 /// A JSON merge patch (RFC 7396).
@@ -113,7 +110,7 @@ fn field_error(path: &str, reason: &str) -> FieldError {
     let path = path.trim_start_matches('.').trim_end_matches(".?").trim_matches('?');
     let quoted = |prefix: &str| {
         let rest = reason.strip_prefix(prefix)?;
-        rest.split_once('`').map(|(name, rest)| (name, rest))
+        rest.split_once('`')
     };
     let below = |name: &str| match path {
         "" => name.to_owned(),
@@ -180,6 +177,15 @@ mod tests {
             (
                 r#"{"address":"10.0.0.1","port":80,"backends":[{"address":"10.1.0.1","weight":-1}]}"#,
                 "backends[0].weight: invalid value: integer `-1`, expected u32",
+            ),
+            ("[1]", ": invalid type: sequence, expected an object"),
+            (
+                r#"{"address":"10.0.0.1","port":80,"backends":[["10.1.0.1",80,1]]}"#,
+                "backends[0]: invalid type: sequence, expected an object",
+            ),
+            (
+                r#"{"address":"10.0.0.1","port":80,"health_check":["tcp"]}"#,
+                "health_check: invalid type: sequence, expected an object",
             ),
             (r#"{"address":"10.0.0.1","port":80,"port":80}"#, "port: is given twice"),
             (

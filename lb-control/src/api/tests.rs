@@ -85,15 +85,9 @@ struct NoRoute;
 
 impl Admission for NoRoute {
     fn check(&self, _: &Desired, after: &Desired) -> Result<(), Refusal> {
-        for service in after.services.values() {
-            for at in service.backends.keys().filter(|at| at.ip().to_string().starts_with("10.9.")) {
-                return Err(Refusal::backend(
-                    &service.name,
-                    *at,
-                    "address",
-                    format!("no route to {}", at.ip()),
-                ));
-            }
+        let new = after.services.values().flat_map(|one| one.backends.keys().map(|at| (&one.name, at)));
+        if let Some((name, at)) = new.into_iter().find(|(_, at)| at.ip().to_string().starts_with("10.9.")) {
+            return Err(Refusal::backend(name, *at, "address", format!("no route to {}", at.ip())));
         }
         Ok(())
     }

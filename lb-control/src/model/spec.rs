@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::{Backend, FieldError, Health, HealthCheck, Mode, OnFailure, Probe, Protocol, Service};
+use super::{Backend, FieldError, Health, HealthCheck, Mode, OnFailure, Probe, Protocol, Service, object};
 
 const NAME_LENGTH_MAX: usize = 63;
 const WEIGHT_MAX: u32 = 1_000;
@@ -30,10 +30,10 @@ pub struct ServiceSpec<B = BackendSpec> {
     /// The virtual port.
     pub port: u16,
     /// TCP by default.
-    #[serde(default)]
+    #[serde(default = "tcp")]
     pub protocol: ProtocolName,
     /// `nat` by default.
-    #[serde(default)]
+    #[serde(default = "nat")]
     pub mode: ModeName,
     /// UDP only: nothing is remembered.
     #[serde(default)]
@@ -45,13 +45,17 @@ pub struct ServiceSpec<B = BackendSpec> {
     #[serde(default = "yes")]
     pub answer_arp: bool,
     /// `resteer` by default.
-    #[serde(default)]
+    #[serde(default = "resteer")]
     pub on_failure: OnFailureName,
     /// None by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::maybe")]
     pub health_check: Option<HealthCheckSpec>,
     /// Where its flows go.
-    #[serde(default = "Vec::new")]
+    #[serde(
+        default = "Vec::new",
+        deserialize_with = "object::objects",
+        bound(deserialize = "B: Deserialize<'de>")
+    )]
     pub backends: Vec<B>,
     #[serde(default, skip_serializing, rename = "generation")]
     read_only_generation: IgnoredAny,
@@ -110,6 +114,15 @@ pub struct HealthCheckSpec {
     pub port: Option<u16>,
 }
 
+fn tcp() -> ProtocolName {
+    ProtocolName::Tcp
+}
+fn nat() -> ModeName {
+    ModeName::Nat
+}
+fn resteer() -> OnFailureName {
+    OnFailureName::Resteer
+}
 fn yes() -> bool {
     true
 }
@@ -169,22 +182,6 @@ names! {
 names! {
     /// A [`Health`] in JSON.
     HealthName = Health { Unknown = "unknown", Up = "up", Down = "down" }
-}
-
-impl Default for ProtocolName {
-    fn default() -> Self {
-        Self::Tcp
-    }
-}
-impl Default for ModeName {
-    fn default() -> Self {
-        Self::Nat
-    }
-}
-impl Default for OnFailureName {
-    fn default() -> Self {
-        OnFailure::default().into()
-    }
 }
 
 /// The kind of a [`Probe`] in JSON.

@@ -8,7 +8,7 @@ use std::{
 use lb_common::limits;
 
 use super::{Desired, Mode, Protocol, ProtocolName, Refusal, Service};
-use crate::model::refusal::BackendError;
+use crate::{maglev, model::refusal::BackendError};
 
 /// The names of the services that differ, in order.
 pub fn changed_services(before: &Desired, after: &Desired) -> Vec<String> {
@@ -18,7 +18,8 @@ pub fn changed_services(before: &Desired, after: &Desired) -> Vec<String> {
     gone.chain(new_or_other.map(|(name, _)| name)).cloned().collect()
 }
 
-/// Checks the services named in `changed` against all others, and the sums against the maps' capacities.
+/// Checks the services named in `changed` against all others, and their number and that of the backends
+/// against the capacities of the maps.
 pub fn check_together(after: &Desired, changed: &[String]) -> Result<(), Refusal> {
     for service in changed.iter().filter_map(|name| after.services.get(name)) {
         virtual_address_is_free(after, service)?;
@@ -26,6 +27,20 @@ pub fn check_together(after: &Desired, changed: &[String]) -> Result<(), Refusal
     capacities(after)?;
     let errors = backend_errors(after, changed);
     if errors.is_empty() { Ok(()) } else { Err(Refusal::Backends(errors)) }
+}
+
+/// Checks that the tables of all services fit in so many slots.
+pub fn check_slots(after: &Desired, slots: u32) -> Result<(), Refusal> {
+    // As the planner counts: backends that take no new flows need no slots.
+    let table = |service: &Service| {
+        maglev::slots_for(service.backends.values().filter(|backend| backend.weight > 0).count())
+    };
+    let wanted: u64 = after.services.values().map(table).map(u64::from).sum();
+    if wanted > u64::from(slots) {
+        let rule = format!("the tables of all services would take {wanted} slots of {slots}");
+        return Err(Refusal::Capacity { field: "backends", rule });
+    }
+    Ok(())
 }
 
 fn virtual_address_is_free(after: &Desired, service: &Service) -> Result<(), Refusal> {
@@ -88,11 +103,6 @@ fn capacities(after: &Desired) -> Result<(), Refusal> {
     if let Some(most) = counts().max().filter(|most| *most > BACKENDS_OF_SERVICE_MAX) {
         let rule = format!("at most {BACKENDS_OF_SERVICE_MAX} backends in one service; here {most}");
         return Err(Refusal::Capacity { field: "backends", rule });
-    }
-    let slots_least = services as u64 * u64::from(limits::TABLE_SLOTS_MIN);
-    if slots_least > u64::from(limits::SLOTS) {
-        let rule = format!("the tables of {services} services do not fit in {} slots", limits::SLOTS);
-        return Err(Refusal::Capacity { field: "name", rule });
     }
     Ok(())
 }

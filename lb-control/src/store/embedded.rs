@@ -212,3 +212,6 @@ fn io(path: &Path, error: impl ToString) -> StoreError {
 fn unreadable(path: &Path, reason: impl ToString) -> StoreError {
     StoreError::Unreadable { path: path.to_owned(), reason: reason.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

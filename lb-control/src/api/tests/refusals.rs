@@ -116,7 +116,7 @@ async fn changes_of_what_is_live() {
         ("PATCH", "/v1/services/shop", json!({"protocol": "udp"}), 422, format!("protocol: {fixed}")),
         ("PATCH", "/v1/services/shop", json!({"name": "pay"}), 422, "name: cannot change".into()),
         ("PATCH", "/v1/services/shop", json!({"port": null}), 422, "port: is required".into()),
-        ("PATCH", "/v1/services/shop", json!([1]), 422, ": must be an object".into()),
+        ("PATCH", "/v1/services/shop", json!([1]), 422, ": invalid type".into()),
         (
             "PATCH",
             "/v1/services/shop",
@@ -236,7 +236,7 @@ fn order() -> impl Strategy<Value = (&'static str, String, Value)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// A refused order changes nothing; an accepted one is published and in the store when answered.
     #[test]
