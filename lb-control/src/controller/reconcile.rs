@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_secs(1);
 const BURST: Duration = Duration::from_millis(2);
 /// So long a new backend's way is waited for before it is installed without one.
 const WAY_WITHIN: Duration = Duration::from_millis(100);
+/// So long the routes of all backends are waited for at the start; the kernel answers 50,000 in a second.
+const FIRST_WAYS_WITHIN: Duration = Duration::from_secs(10);
 /// Observations are not made more often than this, however often something is installed.
 const OBSERVE_EVERY: Duration = Duration::from_millis(200);
 /// A failed installation is tried again after 1 s, then 2 s, up to this.
@@ -67,6 +69,11 @@ pub struct Progress {
 impl Reconciler {
     /// Installs what is desired now and attaches what exists; errors are told by [`Self::errors`].
     pub async fn start(&mut self) -> Result<(), EngineGone> {
+        // Without the ways, what an earlier controller installed would lose its own.
+        let first = self.resolved.wait_for(Option::is_some);
+        if tokio::time::timeout(FIRST_WAYS_WITHIN, first).await.is_err() {
+            tracing::warn!("the kernel is slow to answer for routes; starting without them");
+        }
         self.install().await?;
         let snapshot = self.snapshots.borrow_and_update().clone();
         self.interfaces.reconcile(&snapshot, &self.netlink, &self.engine).await?;

@@ -119,7 +119,7 @@ fn is_empty(pins: &Path) -> bool {
 fn stranger(pins: &Path) -> anyhow::Result<Option<String>> {
     for entry in std::fs::read_dir(pins)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok()) {
+        if name.strip_prefix('v').is_none_or(|version| version.parse::<u32>().is_err()) {
             return Ok(Some(name));
         }
     }
