@@ -10,6 +10,7 @@ mod error;
 mod listen;
 mod openapi;
 mod order;
+mod outcomes;
 mod reports;
 mod services;
 mod view;
@@ -17,10 +18,11 @@ mod view;
 use std::{future::Future, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router, middleware,
     routing::{MethodRouter, delete, get, patch, post, put},
 };
 
+use self::outcomes::Outcomes;
 pub use self::{
     auth::{TokenFileError, Tokens},
     error::{ApiError, Problem},
@@ -79,6 +81,7 @@ const HEALTHZ: &str = "/healthz";
 
 /// The routes over `state`, without authentication.
 pub fn app(state: Shared) -> Router {
+    let outcomes = Arc::new(Outcomes::default());
     let mut router = Router::new();
     for (_, path, handler) in routes() {
         router = router.route(path, handler);
@@ -88,6 +91,8 @@ pub fn app(state: Shared) -> Router {
         .method_not_allowed_fallback(|method: axum::http::Method| async move {
             ApiError::MethodNotAllowed(method.to_string())
         })
+        .layer(Extension(outcomes.clone()))
+        .layer(middleware::from_fn_with_state(outcomes, outcomes::count))
         .with_state(state)
 }
 

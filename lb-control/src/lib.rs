@@ -5,10 +5,12 @@
 
 pub mod api;
 pub mod config;
+pub mod controller;
 pub mod datapath;
 pub mod desired;
 pub mod engine;
 pub mod health;
+pub mod lbctl;
 pub mod maglev;
 pub mod metrics;
 pub mod model;

@@ -2,7 +2,10 @@
 //!
 //! Labels are bounded by what is configured and by closed lists: no address of a client ever becomes one.
 
-use std::fmt::{Display, Write};
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+};
 
 use lb_common::BackendState;
 
@@ -12,8 +15,13 @@ use crate::{
     status::{AttachMode, CounterValues, Observed},
 };
 
-/// All metrics.
-pub fn render(desired: &Desired, observed: &Observed, now_unix: u64) -> String {
+/// All metrics; `answers` of the API by their outcome.
+pub fn render(
+    desired: &Desired,
+    observed: &Observed,
+    answers: &BTreeMap<&'static str, u64>,
+    now_unix: u64,
+) -> String {
     let mut out = Text(String::new());
     out.family("generation", "gauge", "Generation of the desired state.");
     out.sample("generation", &[], desired.generation);
@@ -21,6 +29,10 @@ pub fn render(desired: &Desired, observed: &Observed, now_unix: u64) -> String {
     out.sample("installed_generation", &[], observed.installed_generation);
     out.family("services", "gauge", "Services that are desired.");
     out.sample("services", &[], desired.services.len());
+    out.family("api_answers_total", "counter", "Answers of the API by their outcome.");
+    for (outcome, count) in answers {
+        out.sample("api_answers_total", &[("outcome", outcome)], count);
+    }
     flow_table(&mut out, observed);
     out.family("interface_attached", "gauge", "1 where the program runs on the interface.");
     for interface in &observed.interfaces {

@@ -8,6 +8,7 @@ use axum::{
 };
 use serde::Serialize;
 
+use super::outcomes::Kind;
 use crate::model::{BackendError, FieldError, Refusal};
 
 /// Why a request got no answer of the kind that it asked for.
@@ -72,8 +73,9 @@ impl Places {
 /// An RFC 9457 problem document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Names the kind of problem: `urn:portcullis:problem:…`.
-    pub r#type: String,
+    /// The kind of problem; `urn:portcullis:problem:…` in JSON.
+    #[serde(serialize_with = "urn")]
+    pub r#type: &'static str,
     /// The kind, for people.
     pub title: &'static str,
     /// The HTTP status.
@@ -231,18 +233,16 @@ fn first_of(errors: &[FieldError]) -> String {
 
 fn document(
     status: StatusCode,
-    kind: &str,
+    kind: &'static str,
     title: &'static str,
     detail: String,
     errors: Vec<FieldError>,
 ) -> Problem {
-    Problem {
-        r#type: format!("urn:portcullis:problem:{kind}"),
-        title,
-        status: status.as_u16(),
-        detail,
-        errors,
-    }
+    Problem { r#type: kind, title, status: status.as_u16(), detail, errors }
+}
+
+fn urn<S: serde::Serializer>(kind: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("urn:portcullis:problem:{kind}"))
 }
 
 impl IntoResponse for ApiError {
@@ -250,7 +250,9 @@ impl IntoResponse for ApiError {
         let challenge = self == Self::Unauthorized;
         let problem = self.problem();
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = Kind(problem.r#type);
         let mut response = (status, axum::Json(problem)).into_response();
+        response.extensions_mut().insert(kind);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if challenge {

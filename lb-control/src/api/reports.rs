@@ -1,7 +1,9 @@
 //! What is read only: status, counters, reasons, interfaces, metrics.
 
+use std::sync::Arc;
+
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
@@ -9,7 +11,7 @@ use axum::{
 use lb_common::BackendState;
 use serde_json::{Value, json};
 
-use super::{Shared, order::now_unix};
+use super::{Shared, order::now_unix, outcomes::Outcomes};
 use crate::{desired::effective_state, metrics};
 
 pub async fn status(State(state): State<Shared>) -> Json<Value> {
@@ -57,8 +59,9 @@ pub async fn interfaces(State(state): State<Shared>) -> Json<Value> {
     Json(json!({ "interfaces": state.observer.observe().interfaces }))
 }
 
-pub async fn metrics(State(state): State<Shared>) -> Response {
-    let text = metrics::render(&state.desired.current(), &state.observer.observe(), now_unix());
+pub async fn metrics(State(state): State<Shared>, Extension(outcomes): Extension<Arc<Outcomes>>) -> Response {
+    let (desired, observed) = (state.desired.current(), state.observer.observe());
+    let text = metrics::render(&desired, &observed, &outcomes.counts(), now_unix());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

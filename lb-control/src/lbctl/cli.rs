@@ -23,7 +23,7 @@ or no controller was reached.";
 
 /// Asks and orders Portcullis' controller.
 #[derive(Debug, Parser)]
-#[command(name = "lbctl", version, about, after_help = EXAMPLES)]
+#[command(name = "lbctl", version, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub connection: Connection,
@@ -43,14 +43,16 @@ pub struct Connection {
         global = true,
         value_name = "PATH",
         default_value = "/run/portcullis/control.sock",
-        env = "PORTCULLIS_SOCKET"
+        env = "PORTCULLIS_SOCKET",
+        hide_env_values = true,
+        help_heading = "Connection"
     )]
     pub socket: PathBuf,
     /// Goes over TCP instead, like http://10.0.0.9:9090; needs a token.
-    #[arg(long, global = true, value_name = "URL", requires = "token_file")]
+    #[arg(long, global = true, value_name = "URL", requires = "token_file", help_heading = "Connection")]
     pub url: Option<String>,
     /// A file whose first line is a token; mode 0600.
-    #[arg(long, global = true, value_name = "FILE", requires = "url")]
+    #[arg(long, global = true, value_name = "FILE", requires = "url", help_heading = "Connection")]
     pub token_file: Option<PathBuf>,
 }
 

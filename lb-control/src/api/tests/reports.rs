@@ -25,10 +25,13 @@ async fn reports() {
 async fn metrics_have_help_type_and_bounded_labels() {
     let api = Api::with_shop().await;
     api.eyes.show_backend("shop", "10.1.0.2:8080", 3, 1);
+    api.send("GET", "/v1/services/pay", None).await;
     let metrics = api.send("GET", "/metrics", None).await;
     assert_eq!(metrics.headers[header::CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
     for line in [
         "portcullis_generation 1",
+        "portcullis_api_answers_total{outcome=\"ok\"} 1",
+        "portcullis_api_answers_total{outcome=\"no-such-service\"} 1",
         "portcullis_packets_total{reason=\"forwarded\"} 9",
         "portcullis_service_slots{service=\"shop\",state=\"moving\"} 20",
         "portcullis_backend_packets_total{service=\"shop\",backend=\"10.1.0.2:8080\"} 5",
