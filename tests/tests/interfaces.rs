@@ -12,6 +12,7 @@ use tests::{
     requires::requires,
     server::{PORT, Server},
     topology::Topology,
+    udp::Udp,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -54,11 +55,10 @@ fn a_neighbour_with_a_new_address_is_found() -> Result<()> {
     everybody_serves(&topology)?;
     let mac = "02:00:00:00:be:ef";
     topology.servers[0].ip(&format!("link set eth0 address {mac}"))?;
-    // What a machine that takes over an address does: it announces itself.
-    topology.servers[0].ip("addr del 10.20.0.11/24 dev eth0")?;
-    topology.servers[0].sysctl("ipv4/conf/eth0/arp_notify", "1")?;
-    topology.servers[0].ip("link set eth0 down\naddr add 10.20.0.11/24 dev eth0\nlink set eth0 up")?;
-    topology.servers[0].ip("route replace default via 10.20.0.1")?;
+    // A machine that takes over an address asks for its gateway, and so tells the gateway about itself.
+    topology.servers[0].ip("neigh flush dev eth0")?;
+    let own = Udp::bind(&topology.servers[0], topology.server_address(0), 0, LIMIT)?;
+    own.send(b"here I am", "10.20.0.1:9".parse()?)?;
     eventually("the next hop is the new one", LIMIT, || {
         let backend = controller.control().backend("web", backends[0])?;
         ensure!(backend["installed"]["next_hop"]["mac"] == mac, "{backend}");

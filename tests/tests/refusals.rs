@@ -79,7 +79,7 @@ fn lbctl_says_what_is_wrong_and_fails() -> Result<()> {
     let refused = control.lbctl(&["backend", "drain", "web", "10.20.0.99:8080"])?;
     let words = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && words.contains("10.20.0.99:8080"), "{words}");
-    let shown = control.lbctl_ok(&["status"])?;
+    let shown = control.lbctl_ok(&["service", "list"])?;
     assert!(shown.contains("web"), "{shown}");
     Ok(())
 }

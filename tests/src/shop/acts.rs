@@ -60,7 +60,7 @@ pub fn play(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
             ensure!(server.has_ended()?, "it has connections");
             Ok(())
         })?;
-        show.lbctl(&["backend", "remove", SHOP, &backend.to_string()])?;
+        show.lbctl(&["backend", "delete", SHOP, &backend.to_string()])?;
         show.until_answers(ANSWERS)
     })?;
     let killed = Instant::now();
