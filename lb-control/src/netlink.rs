@@ -5,19 +5,25 @@
 
 mod snapshot;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd as _, RawFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use rtnetlink::{
-    Error, Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
+    Error, Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         neighbour::{NeighbourFlags, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteType, RouteVia},
     },
-    sys::SocketAddr,
+    sys::{AsyncSocket as _, SocketAddr},
 };
 use tokio::sync::watch;
 
@@ -39,9 +45,14 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Events of a burst are published together after this long.
 const BURST: Duration = Duration::from_millis(5);
 
+/// Room for events that wait: 8 MiB are about 20,000 changed routes.
+const EVENTS_BYTES: libc::c_int = 8 << 20;
+/// The kernel answers in microseconds; a question is given up after this.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 type Events = BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
 
-/// The way to the kernel's networking state; clones share one connection.
+/// The way to the kernel's networking state; clones share its connections.
 #[derive(Clone)]
 pub struct Netlink {
     handle: watch::Receiver<Handle>,
@@ -102,7 +113,7 @@ impl Netlink {
         question.header.destination_prefix_length = bits;
         question.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
         let mut answers = self.handle().route().get(question).execute().boxed();
-        match answers.try_next().await {
+        match within(answers.try_next()).await {
             Ok(Some(answer)) => Ok(route_answer(destination, answer.header.kind, &answer.attributes)),
             Ok(None) => Ok(RouteAnswer::Unreachable),
             // Whatever the reason (no route, a blackhole, a prohibition): packets will not get there.
@@ -116,14 +127,14 @@ impl Netlink {
     /// Never for a permanent entry: the kernel would take its permanence away.
     pub async fn ask_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         let request = self.handle().neighbours().add(ifindex, address);
-        request.flags(NeighbourFlags::Use).state(NeighbourState::None).replace().execute().await
+        within(request.flags(NeighbourFlags::Use).state(NeighbourState::None).replace().execute()).await
     }
 
     /// The XDP program on an interface, read anew: attaching one raises no event.
     pub async fn xdp(&self, ifindex: u32) -> Result<Option<AttachedXdp>, Error> {
         let mut links = self.handle().link().get().match_index(ifindex).execute().boxed();
         let mut read = Snapshot::default();
-        while let Some(link) = links.try_next().await? {
+        while let Some(link) = within(links.try_next()).await? {
             read.apply(&RouteNetlinkMessage::NewLink(link));
         }
         Ok(read.links.get(&ifindex).and_then(|link| link.xdp))
@@ -132,6 +143,10 @@ impl Netlink {
     fn handle(&self) -> Handle {
         self.handle.borrow().clone()
     }
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or(Err(Error::RequestFailed))
 }
 
 fn route_answer(destination: IpAddr, kind: RouteType, attributes: &[RouteAttribute]) -> RouteAnswer {
@@ -156,29 +171,48 @@ fn route_answer(destination: IpAddr, kind: RouteType, attributes: &[RouteAttribu
     }
 }
 
+/// Questions have a socket of their own: a flood of events on it would lose answers.
 fn connect() -> std::io::Result<(Handle, Events)> {
-    let (connection, handle, events) = new_multicast_connection(&GROUPS)?;
+    let (mut connection, _no_questions, events) = new_multicast_connection(&GROUPS)?;
+    enlarge_buffer(connection.socket_mut().socket_mut().as_raw_fd());
+    tokio::spawn(connection);
+    let (connection, handle, _no_events) = new_connection()?;
     tokio::spawn(connection);
     Ok((handle, events.map(|(message, _from): (_, SocketAddr)| message).boxed()))
 }
 
-/// Everything, asked for after the subscription: an event that comes meanwhile is applied on top.
+/// Best effort: with a small buffer everything is read anew more often.
+fn enlarge_buffer(socket: RawFd) {
+    let size = EVENTS_BYTES;
+    // SAFETY: the socket is open, and the option's value is an int.
+    unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
+/// Everything, asked for after the subscription: an event that comes meanwhile is applied on top. One dump
+/// after the other, because a socket has one at a time.
 async fn dump(handle: &Handle, routes_version: u64) -> Result<Snapshot, Error> {
     let mut snapshot = Snapshot { routes_version, ..Snapshot::default() };
-    let links = handle.link().get().execute().map_ok(RouteNetlinkMessage::NewLink).boxed();
-    let addresses = handle.address().get().execute().map_ok(RouteNetlinkMessage::NewAddress).boxed();
-    let neighbours = handle.neighbours().get().execute().map_ok(RouteNetlinkMessage::NewNeighbour).boxed();
-    for dump in [links, addresses, neighbours] {
-        take_in(&mut snapshot, dump).await?;
-    }
+    take_in(&mut snapshot, handle.link().get().execute().map_ok(RouteNetlinkMessage::NewLink)).await?;
+    take_in(&mut snapshot, handle.address().get().execute().map_ok(RouteNetlinkMessage::NewAddress)).await?;
+    take_in(&mut snapshot, handle.neighbours().get().execute().map_ok(RouteNetlinkMessage::NewNeighbour))
+        .await?;
     snapshot.routes_version += 1;
     Ok(snapshot)
 }
 
 async fn take_in(
     snapshot: &mut Snapshot,
-    mut dump: BoxStream<'_, Result<RouteNetlinkMessage, Error>>,
+    dump: impl Stream<Item = Result<RouteNetlinkMessage, Error>>,
 ) -> Result<(), Error> {
+    let mut dump = pin!(dump);
     while let Some(message) = dump.try_next().await? {
         snapshot.apply(&message);
     }
