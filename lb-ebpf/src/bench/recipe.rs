@@ -17,18 +17,12 @@ pub struct Recipe {
     pub source_mask: u32,
     /// The same of the destination.
     pub destination_mask: u32,
-    /// [`IN_TURN`] or [`SHUFFLED`].
+    /// Of [`next_flow`].
     pub multiplier: u32,
 }
 
-/// Flows in one order, to fill tables with: a hash map hands out its elements in the order of insertion, so
-/// flows that are looked up in that same order would walk through memory, and a prefetcher would run ahead.
-pub const IN_TURN: u32 = 1;
-/// Flows in another order, to measure with.
-pub const SHUFFLED: u32 = 0x4c95_7f2d;
-
-/// Linear congruential step: the increment is odd and both multipliers are of the form 4n + 1, so that modulo
-/// any power of two it visits every number once before it repeats (Hull and Dobell 1962).
+/// Linear congruential step: the increment is odd and `multiplier` is of the form 4n + 1, so that modulo any
+/// power of two it visits every number once before it repeats (Hull and Dobell 1962).
 #[inline(always)]
 pub const fn next_flow(flow: u32, multiplier: u32, mask: u32) -> u32 {
     flow.wrapping_mul(multiplier).wrapping_add(0xf767_814f) & mask

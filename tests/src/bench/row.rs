@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::Mode;
 
-use super::recipe::{FRAME_LEN, IN_TURN, Recipe, SHUFFLED};
+use super::recipe::{FRAME_LEN, Recipe};
 use crate::packet::{Frame, flags};
 
 /// How many flows the packets are of.
@@ -19,6 +19,11 @@ pub const VIP_PORT: u16 = 80;
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// Low 4 bits zero.
 const CLIENT_PORT: u16 = 40_000;
+/// The order of flows by which tables are filled: a hash map hands out its elements in the order of insertion,
+/// so flows that are looked up in that same order would walk through memory, and a prefetcher run ahead.
+const IN_TURN: u32 = 1;
+/// Another order, to measure with.
+const SHUFFLED: u32 = 0x4c95_7f2d;
 
 /// What is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
