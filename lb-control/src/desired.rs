@@ -28,6 +28,9 @@ pub trait Admission: Send + Sync {
 /// Holder of the desired state.
 pub struct DesiredState {
     orders: Mutex<Orders>,
+    /// Verdicts that wait for the lock on `orders`: who gets it takes them all, so that a rack that fails
+    /// costs one copy of the state and not one for each backend.
+    verdicts: Mutex<Vec<(String, SocketAddr, Health)>>,
     published: watch::Sender<Arc<Desired>>,
     admission: OnceLock<Arc<dyn Admission>>,
     slots: OnceLock<u32>,
@@ -76,6 +79,7 @@ impl DesiredState {
         let orders = Orders { store, changed, last_order: generation, reserved: generation };
         Ok(Self {
             orders: Mutex::new(orders),
+            verdicts: Mutex::default(),
             published: watch::Sender::new(Arc::new(desired)),
             admission: OnceLock::new(),
             slots: OnceLock::new(),
@@ -135,22 +139,42 @@ impl DesiredState {
         Ok((answer, after))
     }
 
-    /// Takes a verdict of the health checks. Returns the new generation, or `None` where nothing changes:
-    /// same verdict, no such backend, or a service without checks.
+    /// Takes a verdict of the health checks. Returns the generation that has it, or `None` where nothing
+    /// changes: same verdict, no such backend, or a service without checks.
     pub fn set_health(&self, service: &str, backend: SocketAddr, health: Health) -> Option<u64> {
+        self.waiting_verdicts().push((service.to_owned(), backend, health));
         let mut orders = self.lock();
+        let verdicts = std::mem::take(&mut *self.waiting_verdicts());
         let before = self.current();
-        let old = before.services.get(service).filter(|service| service.health_check.is_some())?;
-        if old.backends.get(&backend)?.health == health {
-            return None;
+        if verdicts.is_empty() {
+            // Whoever had the lock before has taken it along.
+            return Some(before.generation);
         }
-        let mut after = (*before).clone();
-        after.services.get_mut(service)?.backends.get_mut(&backend)?.health = health;
+        let mut after = None;
+        for (service, backend, health) in verdicts {
+            let now = after.as_ref().unwrap_or(&*before);
+            let checked = now.services.get(&service).filter(|service| service.health_check.is_some());
+            if checked
+                .and_then(|service| service.backends.get(&backend))
+                .is_none_or(|one| one.health == health)
+            {
+                continue;
+            }
+            let services = &mut after.get_or_insert_with(|| (*before).clone()).services;
+            if let Some(one) = services.get_mut(&service).and_then(|found| found.backends.get_mut(&backend)) {
+                one.health = health;
+            }
+        }
+        let mut after = after?;
         after.generation += 1;
         let generation = after.generation;
         orders.reserve(generation);
         self.published.send_replace(Arc::new(after));
         Some(generation)
+    }
+
+    fn waiting_verdicts(&self) -> MutexGuard<'_, Vec<(String, SocketAddr, Health)>> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Orders> {

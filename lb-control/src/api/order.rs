@@ -102,10 +102,15 @@ pub async fn give<T: Send + 'static>(
     Ok((answer, desired))
 }
 
-/// Returns when the generation is installed, or after [`WAIT`]; `status.installed` tells which.
+/// Returns when the generation is installed and observed, so that the answer shows it, or after [`WAIT`];
+/// `status.installed` tells which.
 async fn installed(state: &Shared, generation: u64) {
     let deadline = Instant::now() + WAIT;
-    while state.observer.installed_generation() < generation && Instant::now() < deadline {
+    let shown = || {
+        state.observer.installed_generation() >= generation
+            && state.observer.observe().installed_generation >= generation
+    };
+    while !shown() && Instant::now() < deadline {
         tokio::time::sleep(WAIT_STEP).await;
     }
 }

@@ -89,6 +89,29 @@ fn every_change_is_a_generation_that_followers_see() {
 }
 
 #[test]
+fn verdicts_that_come_together_share_a_generation_and_none_is_lost() {
+    let state = DesiredState::in_memory();
+    let mut many = service(true);
+    let backend = Backend { weight: 1, draining: None, health: Health::Unknown };
+    many.backends =
+        (1..=200u8).map(|host| (SocketAddr::from(([10, 1, 0, host], 80)), backend.clone())).collect();
+    put(&state, many.clone()).unwrap();
+    let held = state.lock();
+    std::thread::scope(|scope| {
+        for at in many.backends.keys() {
+            scope.spawn(|| assert!(state.set_health("shop", *at, Health::Down).is_some()));
+        }
+        while state.waiting_verdicts().len() < 200 {
+            std::thread::yield_now();
+        }
+        drop(held);
+    });
+    let after = state.current();
+    assert_eq!(after.generation, 2);
+    assert!(after.services["shop"].backends.values().all(|backend| backend.health == Health::Down));
+}
+
+#[test]
 fn slots_are_counted_before_an_order_is_accepted() {
     let state = DesiredState::in_memory();
     state.set_slots(1024);
