@@ -52,7 +52,7 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   One interface, orders by lbctl:
     lb-control run --iface eth0
-    lbctl service create shop --address 192.0.2.10 --port 80
+    lbctl service create shop --address 192.0.2.10 --port 80 --backend 10.0.0.11:8080
   Clients on eth0, backends on eth1, settings and first services from a file:
     lb-control run --iface eth0,eth1 --config /etc/portcullis/lb-control.toml
   The API over TCP too, for holders of a token in the file:

@@ -10,6 +10,7 @@
 //! failure is shown and tried again.
 
 pub mod admission;
+mod adopt;
 pub mod engine_thread;
 pub mod host;
 pub mod interfaces;

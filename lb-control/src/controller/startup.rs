@@ -3,10 +3,10 @@
 //! The socket appears last: who finds it finds a balancer that serves. A start that fails takes back what it
 //! put on the host; what an earlier controller installed stays as it was.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
-use lb_common::{BackendState, NextHop, limits};
+use lb_common::limits;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Bpf,
     admission::RouteAdmission,
+    adopt,
     engine_thread::EngineThread,
     host,
     interfaces::{Interfaces, occupied},
@@ -31,7 +32,7 @@ use crate::{
     desired::{Condition, DesiredState},
     engine::Engine,
     health,
-    model::{Desired, Health, Service, address},
+    model::{Desired, Service},
     netlink::{Netlink, Snapshot},
     next_hops::{self, NextHops},
 };
@@ -79,6 +80,7 @@ pub async fn run(config: Config, object: &'static [u8]) -> anyhow::Result<()> {
         let mut stopped = stopped;
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }));
+    tracing::info!("connections that this host itself opens to a virtual address are not balanced");
     tracing::info!("ready: orders are taken on {}", directories.runtime.join(SOCKET).display());
     let ended = tokio::select! {
         gone = reconciler.run() => Err(gone.into()),
@@ -150,10 +152,10 @@ async fn start(
     let kept = kept_links(&config.interfaces, &netlink.snapshot());
     let (options, capacities) = (options(config, object), config.capacities);
     let (engine, contents) = EngineThread::start(move || open(options, capacities, &kept)).await?;
-    adopt_health(&desired, &contents);
+    adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;
     let mut next_hops = NextHops::new(config.interfaces.clone());
-    next_hops.adopt(&contents.interfaces, &installed_ways(&contents));
+    next_hops.adopt(&contents.interfaces, &adopt::ways(&contents));
     let (wanted, wanted_receiver) = watch::channel(backend_addresses(&desired.current()));
     let (resolved, resolved_receiver) = watch::channel(None);
     tokio::spawn(next_hops::run(netlink.clone(), next_hops, wanted_receiver, resolved));
@@ -237,27 +239,6 @@ fn open(
     Ok((Engine::adopt(datapath)?, contents))
 }
 
-/// A backend that is installed as failed is known to have failed; everything else is unknown, which serves.
-fn adopt_health(desired: &DesiredState, contents: &Contents) {
-    let keys: std::collections::BTreeMap<_, _> =
-        contents.services.iter().map(|(key, service, _)| (service.id, *key)).collect();
-    for service in desired.current().services.values() {
-        let at = SocketAddr::new(service.address, service.port);
-        let key = address::key(at, service.protocol);
-        for (_, backend) in &contents.backends {
-            let installed = SocketAddr::new(address::from_map(backend.address), backend.port.number());
-            let ordered = service.backends.get(&installed).filter(|ordered| ordered.draining.is_none());
-            if keys.get(&backend.service) == Some(&key)
-                && ordered.is_some()
-                && BackendState::from_word(backend.state) != BackendState::Up
-                && desired.set_health(&service.name, installed, Health::Down).is_some()
-            {
-                tracing::info!(service = %service.name, backend = %installed, "was down before the start");
-            }
-        }
-    }
-}
-
 /// The file's services, where none of the name exists. They are made without asking for routes: at boot
 /// the network may come up after the balancer.
 fn make_services(desired: &DesiredState, services: &[Service]) -> anyhow::Result<()> {
@@ -278,14 +259,7 @@ fn make_services(desired: &DesiredState, services: &[Service]) -> anyhow::Result
     Ok(())
 }
 
-fn installed_ways(contents: &Contents) -> Vec<(std::net::IpAddr, NextHop)> {
-    let way = |backend: &lb_common::Backend| {
-        Some((address::from_map(backend.address), NextHop::from_word(backend.next_hop)?))
-    };
-    contents.backends.iter().filter_map(|(_, backend)| way(backend)).collect()
-}
-
-fn backend_addresses(desired: &Desired) -> BTreeSet<std::net::IpAddr> {
+fn backend_addresses(desired: &Desired) -> BTreeSet<IpAddr> {
     desired.services.values().flat_map(|service| service.backends.keys()).map(|at| at.ip()).collect()
 }
 
