@@ -26,7 +26,7 @@ const NETWORK_PACKAGES: [&str; 3] = ["iproute2", "ethtool", "curl"];
 /// What runs the virtual machine with a stock kernel.
 const MACHINE_PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "bpftool"];
 
-/// A first build writes about 4 GiB; tests, the virtual machine and a second profile need the rest.
+/// A first run of all tests writes 3 GiB; packages and a second profile need the rest.
 const FREE_BYTES_FIRST: u64 = 8 << 30;
 
 /// What rebuilding takes once everything has been built.

@@ -118,6 +118,8 @@ struct Report {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// Names of the tests that failed: in the middle of a long output they are overlooked.
+    failures: Vec<String>,
     steps: Vec<(&'static str, Duration, bool)>,
 }
 
@@ -134,6 +136,11 @@ impl Report {
 
     /// Adds up a test runner's `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
     fn line(&mut self, line: &str) {
+        if let Some(test) =
+            line.strip_prefix("test ").and_then(|rest| rest.trim_end().strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(test.to_owned());
+        }
         let Some((_, counts)) = line.split_once("test result: ") else { return };
         let count = |of: &str| -> u64 {
             counts
@@ -152,6 +159,9 @@ impl Report {
             println!("{} {name}: {:.1} s", if *well { "✔" } else { "✘" }, took.as_secs_f32());
         }
         println!("in all {:.0} s", took.as_secs_f32());
+        for test in &self.failures {
+            println!("FAILED {test}");
+        }
         match self.skipped {
             0 => println!("{} passed, {} failed", self.passed, self.failed),
             skipped => println!("{} passed, {} failed, {skipped} skipped", self.passed, self.failed),
@@ -216,11 +226,13 @@ mod tests {
         let mut report = Report::default();
         for line in [
             "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s",
-            "  vm| test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out",
+            "test a::b ... FAILED",
+            "test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out",
             "5 passed is no runner's line",
         ] {
             report.line(line);
         }
         assert_eq!((report.passed, report.failed, report.skipped), (15, 3, 1));
+        assert_eq!(report.failures, ["a::b"]);
     }
 }
