@@ -18,7 +18,8 @@ mod view;
 use std::{future::Future, sync::Arc};
 
 use axum::{
-    Extension, Router, middleware,
+    Extension, Router,
+    http::{Method, Uri},
     routing::{MethodRouter, delete, get, patch, post, put},
 };
 
@@ -79,26 +80,25 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Shared>)> {
 /// The only route that asks for no token.
 const HEALTHZ: &str = "/healthz";
 
-/// The routes over `state`, without authentication.
-pub fn app(state: Shared) -> Router {
-    let outcomes = Arc::new(Outcomes::default());
+/// The routes over `state`; whoever uses them adds authentication and [`outcomes::count`] outside of it.
+fn app(state: Shared, outcomes: Arc<Outcomes>) -> Router {
     let mut router = Router::new();
     for (_, path, handler) in routes() {
         router = router.route(path, handler);
     }
     router
-        .fallback(|uri: axum::http::Uri| async move { ApiError::NoSuchRoute(uri.path().to_owned()) })
-        .method_not_allowed_fallback(|method: axum::http::Method| async move {
+        .fallback(|uri: Uri| async move { ApiError::NoSuchRoute(uri.path().to_owned()) })
+        .method_not_allowed_fallback(|method: Method| async move {
             ApiError::MethodNotAllowed(method.to_string())
         })
-        .layer(Extension(outcomes.clone()))
-        .layer(middleware::from_fn_with_state(outcomes, outcomes::count))
+        .layer(Extension(outcomes))
         .with_state(state)
 }
 
 /// Serves until `shutdown` resolves, then lets requests that run end.
 pub async fn serve(state: AppState, listeners: Listeners, shutdown: impl Future<Output = ()>) {
-    listeners.serve(app(Arc::new(state)), shutdown).await;
+    let outcomes = Arc::new(Outcomes::default());
+    listeners.serve(app(Arc::new(state), outcomes.clone()), outcomes, shutdown).await;
 }
 
 #[cfg(test)]

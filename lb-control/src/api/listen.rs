@@ -28,7 +28,10 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::auth::{TokenFileError, Tokens, require_token};
+use super::{
+    auth::{TokenFileError, Tokens, require_token},
+    outcomes::{self, Outcomes},
+};
 
 /// Connections at a time on each listener: an operator's tools and a scraper need a handful.
 const CONNECTIONS_MAX: usize = 256;
@@ -86,15 +89,22 @@ impl Listeners {
         self.tcp.as_ref()?.0.local_addr().ok()
     }
 
-    pub(super) async fn serve(self, app: Router, shutdown: impl Future<Output = ()>) {
+    pub(super) async fn serve(
+        self,
+        app: Router,
+        outcomes: Arc<Outcomes>,
+        shutdown: impl Future<Output = ()>,
+    ) {
         let Self { unix, socket, tcp } = self;
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
+        let count = middleware::from_fn_with_state(outcomes, outcomes::count);
         if let Some((listener, tokens)) = tcp {
             let app = app.clone().layer(middleware::from_fn_with_state(tokens, require_token));
+            let app = app.layer(count.clone());
             loops.spawn(accept_loop(listener, app, stopped.clone()));
         }
-        loops.spawn(accept_loop(unix, app, stopped));
+        loops.spawn(accept_loop(unix, app.layer(count), stopped));
         shutdown.await;
         drop(socket);
         stop.send_replace(true);

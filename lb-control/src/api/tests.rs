@@ -128,7 +128,10 @@ impl Api {
     fn over(desired: DesiredState) -> Self {
         let (desired, eyes) = (Arc::new(desired), Arc::new(Eyes::default()));
         desired.set_admission(Arc::new(NoRoute));
-        let router = app(Arc::new(AppState { desired: desired.clone(), observer: eyes.clone() }));
+        let state = Arc::new(AppState { desired: desired.clone(), observer: eyes.clone() });
+        let outcomes = Arc::new(Outcomes::default());
+        let count = axum::middleware::from_fn_with_state(outcomes.clone(), outcomes::count);
+        let router = app(state, outcomes).layer(count);
         Self { desired, eyes, router }
     }
 

@@ -89,6 +89,11 @@ async fn tcp_asks_for_a_token() {
         let stream = TcpStream::connect(address).await.unwrap();
         assert_eq!(ask(stream, path, token).await, expected, "{path} {token}");
     }
+    let mut stream = UnixStream::connect(directory.path().join("s")).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).await.unwrap();
+    assert!(metrics.contains("portcullis_api_answers_total{outcome=\"unauthorized\"} 5\n"), "{metrics}");
     stop.send(()).unwrap();
     server.await.unwrap();
 }

@@ -89,3 +89,22 @@ async fn the_openapi_document_describes_the_routes_and_fields() {
     }
     assert_eq!(api.send("GET", "/v1/openapi.json", None).await.text, OPENAPI);
 }
+
+/// The page for people names every kind of problem.
+#[test]
+fn the_manual_knows_every_problem() {
+    let manual = include_str!("../../../../docs/control-api.md");
+    let source = include_str!("../error.rs");
+    let is_kind =
+        |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let kinds: BTreeSet<_> = source
+        .lines()
+        .filter(|line| line.contains("StatusCode::") || line.trim_start().starts_with('"'))
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+        .filter(is_kind)
+        .collect();
+    assert!(kinds.len() >= 19, "{kinds:?}");
+    for kind in kinds {
+        assert!(manual.contains(&format!("`{kind}`")), "{kind}");
+    }
+}
