@@ -24,8 +24,11 @@ use crate::{
 pub struct Plan {
     /// Where to.
     pub target: SocketAddr,
-    /// Workers that keep their connection until the server closes it.
+    /// Workers that keep their connection until the server closes it or it has served `requests_kept`.
     pub keep_alive: usize,
+    /// Requests on one connection of a worker that keeps it: pools recycle theirs, too, or a new server
+    /// would never get its share.
+    pub requests_kept: usize,
     /// Workers that open a connection for every request.
     pub fresh: usize,
     /// Between the answer and the next request of a worker.
@@ -40,6 +43,7 @@ impl Plan {
         Self {
             target,
             keep_alive: 20,
+            requests_kept: 150,
             fresh: 20,
             pause: Duration::from_millis(20),
             timeout: Duration::from_secs(5),
@@ -168,13 +172,20 @@ async fn work(plan: Plan, tally: Arc<Mutex<Tally>>, stop: Arc<AtomicBool>) {
 struct Worker {
     plan: Plan,
     keeps: bool,
-    connection: Option<(Connection, Option<String>)>,
+    connection: Option<Kept>,
+}
+
+struct Kept {
+    connection: Connection,
+    /// Who answered on it first.
+    server: Option<String>,
+    requests: usize,
 }
 
 impl Worker {
     async fn request(&mut self, tally: &Mutex<Tally>) {
         tally.lock().expect("unpoisoned").sent += 1;
-        let known = self.connection.as_ref().and_then(|(_, server)| server.clone());
+        let known = self.connection.as_ref().and_then(|kept| kept.server.clone());
         let result = match self.exchange().await {
             // As any client does: a kept connection that was closed before the request left is replaced.
             Err(failure) if failure.kind == FailureKind::Unsent && known.is_some() => {
@@ -186,14 +197,16 @@ impl Worker {
         let mut tally = tally.lock().expect("unpoisoned");
         match result {
             Ok(answer) => {
-                let met = self.connection.as_ref().and_then(|(_, server)| server.as_ref());
+                let met = self.connection.as_ref().and_then(|kept| kept.server.as_ref());
                 if met.is_some_and(|met| *met != answer.server) {
                     tally.resteered += 1;
                 }
                 tally.answered += 1;
                 *tally.by_server.entry(answer.server.clone()).or_default() += 1;
                 match &mut self.connection {
-                    Some((_, server)) if self.keeps && !answer.closes => *server = Some(answer.server),
+                    Some(kept) if self.keeps && !answer.closes && kept.requests < self.plan.requests_kept => {
+                        kept.server = Some(answer.server);
+                    }
                     connection => *connection = None,
                 }
             }
@@ -205,10 +218,15 @@ impl Worker {
     }
 
     async fn exchange(&mut self) -> Result<Answer, Failure> {
-        if self.connection.is_none() {
-            self.connection = Some((Connection::open(self.plan.target, self.plan.timeout).await?, None));
-        }
-        let (connection, _) = self.connection.as_mut().expect("opened above");
-        connection.get("/").await
+        let kept = match self.connection.take() {
+            Some(kept) => kept,
+            None => {
+                let connection = Connection::open(self.plan.target, self.plan.timeout).await?;
+                Kept { connection, server: None, requests: 0 }
+            }
+        };
+        let kept = self.connection.insert(kept);
+        kept.requests += 1;
+        kept.connection.get("/").await
     }
 }

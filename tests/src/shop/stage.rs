@@ -119,12 +119,12 @@ impl Stage {
              ip netns exec {client} curl -s http://{vip}/whoami\n  \
              ip netns exec {client} wrk -t1 -c50 -d5s http://{vip}/\n  \
              {lbctl} status\n  \
-             {lbctl} --help\n  \
+             {lbctl} service get {SHOP}\n  \
              {lbctl} backend drain {SHOP} {}\n  \
-             curl -s --unix-socket {} http://localhost/v1/services\n\n\
+             {lbctl} reasons\n  \
+             {lbctl} --help\n\n\
              Logs are in {}. Ctrl-C ends it and cleans up.",
             self.backend(0),
-            self.control().socket().display(),
             self.topology.directory().display(),
         ))
     }
