@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::OptionFuture;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::{
@@ -34,8 +35,9 @@ const BURST: Duration = Duration::from_millis(2);
 const WAY_WITHIN: Duration = Duration::from_millis(100);
 /// So long the routes of all backends are waited for at the start; the kernel answers 50,000 in a second.
 const FIRST_WAYS_WITHIN: Duration = Duration::from_secs(10);
-/// Observations are not made more often than this, however often something is installed.
-const OBSERVE_EVERY: Duration = Duration::from_millis(200);
+/// After an observation, the next one is made no sooner than after this many times what it took: with many
+/// services, installing comes first.
+const OBSERVE_REST: u32 = 2;
 /// A failed installation is tried again after 1 s, then 2 s, up to this.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -63,7 +65,10 @@ pub struct Progress {
     observe_error: Option<String>,
     failures: u32,
     retry_at: Option<Instant>,
-    observed_at: Option<Instant>,
+    observed_generation: u64,
+    /// Something was installed that no observation shows.
+    unobserved: bool,
+    observe_from: Option<Instant>,
 }
 
 impl Reconciler {
@@ -86,6 +91,9 @@ impl Reconciler {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = self.snapshots.borrow_and_update().clone();
         loop {
+            let observe =
+                self.progress.unobserved.then(|| self.progress.observe_from.unwrap_or_else(Instant::now));
+            let observe = OptionFuture::from(observe.map(|at| tokio::time::sleep_until(at.into())));
             let ticked = tokio::select! {
                 _ = tick.tick() => true,
                 Ok(()) = self.desired.changed() => false,
@@ -98,6 +106,12 @@ impl Reconciler {
                         continue;
                     }
                     false
+                }
+                Some(()) = observe => {
+                    match self.observe().await {
+                        Ok(()) => continue,
+                        Err(gone) => return gone,
+                    }
                 }
             };
             if let Err(gone) = self.turn(ticked).await {
@@ -120,34 +134,36 @@ impl Reconciler {
         }
         let snapshot = self.snapshots.borrow_and_update().clone();
         self.interfaces.reconcile(&snapshot, &self.netlink, &self.engine).await?;
-        let installed = self.install().await?;
+        self.install().await?;
         if ticked {
             self.settle().await?;
         }
-        let rested = self.progress.observed_at.is_none_or(|at| at.elapsed() >= OBSERVE_EVERY);
-        if ticked || (installed && rested) {
+        let may = self.progress.observe_from.is_none_or(|from| from <= Instant::now());
+        if may && (ticked || self.progress.unobserved) {
             self.observe().await?;
         }
         Ok(())
     }
 
-    /// Installs what is desired now; returns whether the engine had anything to do.
-    async fn install(&mut self) -> Result<bool, EngineGone> {
+    /// Installs what is desired now.
+    async fn install(&mut self) -> Result<(), EngineGone> {
         let desired = self.desired.borrow_and_update().clone();
         let resolved = self.ways_for(&desired).await;
         let snapshot = self.snapshots.borrow().clone();
         let wanted = target(&desired, &resolved, &snapshot, host::unix_seconds());
         if self.progress.installed.as_ref() == Some(&wanted) {
-            self.observer.set_installed(desired.generation);
-            return Ok(false);
+            self.note_installed(desired.generation);
+            return Ok(());
         }
         let again_later = self.progress.retry_at.is_some_and(|at| at > Instant::now());
         if again_later && self.progress.failed.as_ref() == Some(&wanted) {
-            return Ok(false);
+            return Ok(());
         }
         let generation = desired.generation;
         let job = move |engine: &mut Bpf| (engine.apply(&wanted, monotonic_seconds()), wanted);
-        match self.engine.call(job).await? {
+        let outcome = self.engine.call(job).await?;
+        self.progress.unobserved = true;
+        match outcome {
             (Ok(applied), wanted) => {
                 tracing::debug!(
                     generation,
@@ -161,7 +177,7 @@ impl Reconciler {
                 if short {
                     (self.progress.installed, self.progress.failed) = (None, Some(wanted));
                 } else {
-                    self.observer.set_installed(generation);
+                    self.note_installed(generation);
                     (self.progress.installed, self.progress.failed) = (Some(wanted), None);
                 }
             }
@@ -170,7 +186,12 @@ impl Reconciler {
                 self.progress.note_apply(Some(format!("{error:#}")));
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    fn note_installed(&mut self, generation: u64) {
+        self.observer.set_installed(generation);
+        self.progress.unobserved |= self.progress.observed_generation != generation;
     }
 
     /// The ways to every backend: those of new ones are waited for a little, so that their first packets
@@ -204,6 +225,7 @@ impl Reconciler {
     }
 
     async fn observe(&mut self) -> Result<(), EngineGone> {
+        let begun = Instant::now();
         let snapshot = self.snapshots.borrow().clone();
         let resolved = self.resolved.borrow().clone().unwrap_or_default();
         let names = service_names(&self.desired.borrow());
@@ -217,7 +239,9 @@ impl Reconciler {
         let generation = self.observer.installed_generation();
         let observed = reading.observed(generation, self.errors(), self.interfaces.status(&snapshot));
         self.observer.publish(observed);
-        self.progress.observed_at = Some(Instant::now());
+        self.progress.observed_generation = generation;
+        self.progress.unobserved = false;
+        self.progress.observe_from = Some(Instant::now() + begun.elapsed() * OBSERVE_REST);
         Ok(())
     }
 }
