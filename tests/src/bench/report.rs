@@ -3,7 +3,7 @@
 use lb_common::Mode;
 use serde_json::{Value, json};
 
-use super::row::{Floor, Row, Scenario};
+use super::row::{Floor, Names, Row, Scenario};
 
 /// What was measured of one row.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ pub fn table(measured: &[Measured]) -> String {
          {:<12} {:<8} {:<18} {:>14} {:>14} {:>14}\n",
         "program", "mode", "scenario", "1 flow", "64 Ki flows", "1 Mi flows"
     );
-    let mut lines: Vec<((&str, &str, &str), [String; 3])> = Vec::new();
+    let mut lines: Vec<(Names, [String; 3])> = Vec::new();
     for one in measured {
         let names = one.row.names();
         let column = super::row::FLOWS.iter().position(|&flows| flows == one.row.flows()).unwrap_or(0);

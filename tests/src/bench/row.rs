@@ -72,6 +72,9 @@ pub enum Scenario {
     Drop,
 }
 
+/// Program, mode, scenario.
+pub type Names = (&'static str, &'static str, &'static str);
+
 impl Scenario {
     /// As it stands in a row.
     pub const fn name(self) -> &'static str {
@@ -117,8 +120,8 @@ impl Row {
         rows
     }
 
-    /// Program, mode, scenario.
-    pub const fn names(self) -> (&'static str, &'static str, &'static str) {
+    /// What it is called.
+    pub const fn names(self) -> Names {
         match self {
             Self::Floor(floor, _) => (
                 "floor",

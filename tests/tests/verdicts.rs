@@ -1,0 +1,84 @@
+//! Packet tables: packet in → reason, action, packet out byte by byte, counters, and what is remembered.
+//!
+//! Every row runs twice: through the shipped object by `BPF_PROG_TEST_RUN`, and through the host build of the
+//! same packet code over plain memory. Expected packets and their checksums are etherparse's.
+//!
+//! | module | rows |
+//! |---|---|
+//! | `forward` | a client's packet to a backend, by mode; replies; the kernel's routes |
+//! | `slots` | settled, moving and pinned; what is remembered; refusals |
+//! | `refuse` | what is dropped: lengths that lie, fragments, options, limits, broken tables |
+//! | `pass` | what is left to the stack, and ARP |
+
+#[path = "verdicts/check.rs"]
+mod check;
+#[path = "verdicts/forward.rs"]
+mod forward;
+#[path = "verdicts/lanes.rs"]
+mod lanes;
+#[path = "verdicts/pass.rs"]
+mod pass;
+#[path = "verdicts/refuse.rs"]
+mod refuse;
+#[path = "verdicts/row.rs"]
+mod row;
+#[path = "verdicts/slots.rs"]
+mod slots;
+#[path = "verdicts/world.rs"]
+mod world;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::Result;
+use lb_common::Reason;
+use tests::requires::{DIRECTORY_PREFIX, requires};
+
+use crate::{
+    check::check,
+    lanes::{Host, Kernel},
+    row::Row,
+    world::Routes,
+};
+
+fn rows() -> Vec<Row> {
+    [forward::rows(), slots::rows(), refuse::rows(), pass::rows()].concat()
+}
+
+#[test]
+fn every_reason_has_a_row_and_names_are_unique() {
+    let rows = rows();
+    let missing: Vec<_> =
+        Reason::ALL.iter().filter(|reason| rows.iter().all(|row| row.reason != **reason)).collect();
+    assert!(missing.is_empty(), "no row ends in {missing:?}");
+    let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
+    assert_eq!(names.len(), rows.len());
+}
+
+#[test]
+fn the_host_build_agrees_with_every_row() -> Result<()> {
+    let mut host = Host::new()?;
+    conclude(rows().iter().filter(|row| row.in_memory()).map(|row| check(&mut host, row)))
+}
+
+#[test]
+fn the_kernel_agrees_with_every_row() -> Result<()> {
+    requires();
+    let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{DIRECTORY_PREFIX}{}-verdicts", std::process::id()));
+    let routes = Routes::create()?;
+    routes.enter(|| {
+        let mut kernel = Kernel::new(pin_dir)?;
+        conclude(rows().iter().filter(|row| row.in_kernel()).map(|row| check(&mut kernel, row)))
+    })?
+}
+
+fn conclude(results: impl Iterator<Item = Result<Option<String>>>) -> Result<()> {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for result in results {
+        count += 1;
+        failures.extend(result?);
+    }
+    println!("{count} rows, {} failed", failures.len());
+    assert!(failures.is_empty(), "{} of {count} rows failed:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Arranges the tables for a row, runs its packet and compares everything that it says.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use lb_common::{
+    Backend, BackendId, BackendState, Counters, Flow, FlowKey, NextHop, Port, Reason, Service, Slot,
+    SlotState,
+    hash::{flow_hash, tag},
+};
+use lb_control::{
+    datapath::{Change, Datapath as _},
+    engine::monotonic_seconds,
+};
+
+use crate::{
+    lanes::Lane,
+    row::{Given, Row, Way},
+    world::{FLOWS, IDLE_SECONDS, SLOTS, Svc, Who, address, next_hop},
+};
+
+/// Whether the program itself sends such a packet.
+pub fn is_sent(reason: Reason) -> bool {
+    matches!(reason, Reason::Forwarded | Reason::Replied | Reason::ArpAnswered)
+}
+
+/// Runs a row; what is wrong with it, in words.
+pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
+    arrange(lane, row).with_context(|| format!("arranging {}", row.name))?;
+    let before = counted(lane)?;
+    let started = monotonic_seconds();
+    let (action, out) = lane.run(&row.packet).with_context(|| row.name.clone())?;
+    let after = counted(lane)?;
+
+    let mut wrong = String::new();
+    let mut compare = |what: &str, found: String, expected: String| {
+        if found != expected {
+            let _ = write!(wrong, "\n    {what}: {found}\n      expected: {expected}");
+        }
+    };
+    let reasons: Vec<&str> = Reason::ALL
+        .iter()
+        .zip(after.reasons.iter().zip(&before.reasons))
+        .flat_map(|(reason, (after, before))| vec![reason.name(); (after - before) as usize])
+        .collect();
+    compare("reason", format!("{reasons:?}"), format!("{:?}", [row.reason.name()]));
+    let stand_in = row.way == Way::Routes && !lane.has_routes();
+    if let Some(action) = action
+        && !stand_in
+    {
+        compare("action", format!("{action:?}"), format!("{:?}", row.action));
+    }
+    // The stand-in's neighbours have other addresses.
+    let from = if stand_in && is_sent(row.reason) { 12 } else { 0 };
+    if out.get(from..) != row.out.get(from..) {
+        compare("packet out", hexdump(&out), hexdump(&row.out));
+    }
+    for (index, (name, found)) in after.services.iter().enumerate() {
+        let expected =
+            if *name == row.service { tally(row, row.counted.is_some()) } else { Counters::default() };
+        compare(&format!("{name:?}"), diff(found, &before.services[index].1), format!("{expected:?}"));
+    }
+    for (index, (service, who, found)) in after.backends.iter().enumerate() {
+        let expected = tally(row, *service == row.service && row.counted == Some(*who));
+        compare(
+            &format!("{service:?} {who:?}"),
+            diff(found, &before.backends[index].2),
+            format!("{expected:?}"),
+        );
+    }
+    let flow = lane.engine().datapath().flows()?.into_iter().find(|(key, _)| *key == row.service.flow());
+    let found = flow.map(|(_, flow)| (flow.backend(), flow.closed()));
+    let expected = row.remembered.map(|(who, closed)| (id(lane, row.service, who), closed));
+    compare("remembered", format!("{found:?}"), format!("{expected:?}"));
+    if let (Some((_, flow)), true) = (flow, row.reason == Reason::Forwarded && is_looked_up(row)) {
+        let seen = flow.last_seen().wrapping_sub(started);
+        compare("seen", format!("{}", seen <= 1), "true".to_owned());
+    }
+    if wrong.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!("{}\n    packet in: {}{wrong}", row.name, hexdump(&row.packet))))
+}
+
+fn is_looked_up(row: &Row) -> bool {
+    row.service != Svc::Connectionless
+        && row
+            .given
+            .iter()
+            .any(|given| matches!(given, Given::Slots(_, _, SlotState::Moving | SlotState::Pinned, _)))
+}
+
+struct Counted {
+    reasons: Vec<u64>,
+    services: Vec<(Svc, Counters)>,
+    backends: Vec<(Svc, Who, Counters)>,
+}
+
+fn counted(lane: &mut impl Lane) -> Result<Counted> {
+    let mut backends = Vec::new();
+    let mut services = Vec::new();
+    for service in Svc::ALL {
+        let number = lane.engine().installed().services[&service.key()].entry.id;
+        services.push((service, lane.engine().datapath().service_counters(number)?));
+        for who in backends_of(service) {
+            let id = id(lane, service, *who);
+            backends.push((service, *who, lane.engine().datapath().backend_counters(id)?));
+        }
+    }
+    Ok(Counted { reasons: lane.engine().reasons()?, services, backends })
+}
+
+/// What the counters of the row's service and backend should grow by.
+fn tally(row: &Row, counts: bool) -> Counters {
+    if !counts {
+        return Counters::default();
+    }
+    let ip_length = u16::from_be_bytes([row.packet[16], row.packet[17]]);
+    Counters {
+        packets: 1,
+        bytes: ip_length.into(),
+        new_flows: row.opens.into(),
+        refused_flows: row.refused.into(),
+    }
+}
+
+fn diff(after: &Counters, before: &Counters) -> String {
+    let growth = Counters {
+        packets: after.packets - before.packets,
+        bytes: after.bytes - before.bytes,
+        new_flows: after.new_flows - before.new_flows,
+        refused_flows: after.refused_flows - before.refused_flows,
+    };
+    format!("{growth:?}")
+}
+
+fn backends_of(service: Svc) -> &'static [Who] {
+    if service == Svc::Empty { &[] } else { &[Who::A, Who::B] }
+}
+
+fn id(lane: &mut impl Lane, service: Svc, who: Who) -> BackendId {
+    match who {
+        Who::Nobody => BackendId::NONE,
+        Who::Beyond => BackendId(0xf_ffff),
+        Who::Foreign => {
+            let other = if service == Svc::DsrTcp { Svc::NatTcp } else { Svc::DsrTcp };
+            id(lane, other, Who::A)
+        }
+        Who::A | Who::B => {
+            let place = service.backend(who);
+            let place = (address(*place.ip()), Port::new(place.port()));
+            lane.engine().installed().services[&service.key()].backends[&place]
+        }
+    }
+}
+
+/// The tables as the engine installed them, with what the row gives.
+fn arrange(lane: &mut impl Lane, row: &Row) -> Result<()> {
+    let service = row.service;
+    let installed = lane.engine().installed().services[&service.key()].clone();
+    let flows = lane.engine().datapath().flows()?;
+    let mut changes = vec![Change::DeleteFlows(flows)];
+    let mut slots = installed.slots.clone();
+    let mut entry = installed.entry;
+    let mut backends: Vec<(Who, BackendId, Backend)> = Vec::new();
+    for &who in backends_of(service) {
+        let id = id(lane, service, who);
+        backends.push((who, id, lane.engine().installed().backends[&id]));
+        slots.fill(Slot::settled(backends[0].1));
+    }
+    let now = monotonic_seconds();
+    for given in &row.given {
+        let mut of = |who: Who, change: &dyn Fn(&mut Backend)| {
+            backends.iter_mut().filter(|(other, ..)| *other == who).for_each(|(_, _, entry)| change(entry));
+        };
+        match *given {
+            Given::Slots(current, previous, state, ago) => {
+                let (current, previous) = (id(lane, service, current), id(lane, service, previous));
+                slots.fill(Slot::new(current, previous, state, now.wrapping_sub(ago)));
+            }
+            Given::Down(who) => of(who, &|entry| entry.state = BackendState::Down.word()),
+            Given::Draining(who) => of(who, &|entry| entry.state = BackendState::Draining.word()),
+            Given::Unresolved(who) => of(who, &|entry| entry.next_hop = 0),
+            Given::WayMissing(who) => {
+                let hop = NextHop { interface: 9, ..next_hop(who) };
+                of(who, &|entry| entry.next_hop = hop.word());
+            }
+            Given::TableBeyond => {
+                entry = Service::new(
+                    entry.id,
+                    SLOTS,
+                    entry.slots(),
+                    entry.mode(),
+                    entry.tracking(),
+                    IDLE_SECONDS,
+                );
+            }
+            Given::Remembered(..) | Given::Closed(..) | Given::Recycled(_) | Given::Full => {}
+        }
+    }
+    changes.extend(backends.into_iter().map(|(_, id, entry)| Change::PutBackend(id, entry)));
+    changes.push(Change::WriteSlots(installed.entry.slots_start, slots));
+    changes.push(Change::PutService(service.key(), entry));
+    for change in &changes {
+        lane.engine().datapath_mut().apply(change)?;
+    }
+    for given in &row.given {
+        arrange_flows(lane, service, *given, now)?;
+    }
+    Ok(())
+}
+
+fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> Result<()> {
+    let key = service.flow();
+    let own_tag = tag(flow_hash(lane.engine().datapath().hash_keys(), &key));
+    match given {
+        Given::Remembered(who, ago) => {
+            let id = id(lane, service, who);
+            lane.remember(key, Flow::new(id, own_tag, now - ago, false))
+        }
+        Given::Closed(who, ago) => {
+            let id = id(lane, service, who);
+            lane.remember(key, Flow::new(id, own_tag, now - ago, true))
+        }
+        Given::Recycled(who) => {
+            let id = id(lane, service, who);
+            lane.remember(key, Flow::new(id, !own_tag, now, false))
+        }
+        Given::Full => {
+            let known = lane.engine().datapath().flows()?.len() as u32;
+            for number in known..FLOWS {
+                let other = FlowKey { client_port: Port::new(number as u16), ..key };
+                let other_tag = tag(flow_hash(lane.engine().datapath().hash_keys(), &other));
+                lane.remember(other, Flow::new(BackendId(1), other_tag, now, false))?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn hexdump(bytes: &[u8]) -> String {
+    let mut text = format!("{} bytes", bytes.len());
+    for (index, line) in bytes.chunks(16).enumerate() {
+        let words: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let _ = write!(text, "\n        {:04x}  {}", index * 16, words.join(" "));
+    }
+    text
+}

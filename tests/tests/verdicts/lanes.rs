@@ -1,0 +1,146 @@
+//! The two that run the packet path: the kernel with the shipped object, and the host with the same code.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
+use lb_common::{Flow, FlowKey, HashKeys, limits, limits::maps};
+use lb_control::{
+    datapath::{
+        Capacity, Datapath,
+        bpf::{BpfDatapath, BpfOptions},
+        memory::MemoryDatapath,
+    },
+    engine::{Engine, monotonic_seconds},
+};
+use lb_ebpf::{pipeline::Egress, tables::Tables as _};
+
+use crate::{
+    row::Action,
+    world::{BACKENDS, FLOWS, INGRESS, SLOTS, target},
+};
+
+/// Runs packets against tables.
+pub trait Lane {
+    type Tables: Datapath;
+    fn engine(&mut self) -> &mut Engine<Self::Tables>;
+    /// Puts a flow into the flow table, which only packets do otherwise.
+    fn remember(&mut self, key: FlowKey, flow: Flow) -> Result<()>;
+    /// What becomes of a packet. The host has no action for packets that are not sent.
+    fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)>;
+    /// Whether the kernel's routes decide.
+    fn has_routes(&self) -> bool;
+}
+
+/// The shipped object, by its pins.
+pub struct Kernel {
+    engine: Engine<BpfDatapath>,
+    program: Xdp,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    pin_dir: PathBuf,
+}
+
+impl Kernel {
+    pub fn new(pin_dir: PathBuf) -> Result<Self> {
+        let object = std::fs::read(env!("PORTCULLIS_BPF_OBJECT"))?;
+        let options = BpfOptions {
+            object: &object,
+            pin_dir: pin_dir.clone(),
+            log_level: 1,
+            max_entries: vec![(maps::FLOWS, FLOWS), (maps::SLOTS, SLOTS), (maps::BACKENDS, BACKENDS)],
+        };
+        let mut engine = Engine::adopt(BpfDatapath::open(options)?)?;
+        engine.apply(&target(), monotonic_seconds())?;
+        let pins = pin_dir.join(format!("v{}", limits::LAYOUT_VERSION));
+        let program = Xdp::from_pin(pins.join("program"), XdpAttachType::Interface)?;
+        let flows = Map::HashMap(MapData::from_pin(pins.join("maps").join(maps::FLOWS))?).try_into()?;
+        Ok(Self { engine, program, flows, pin_dir })
+    }
+}
+
+impl Lane for Kernel {
+    type Tables = BpfDatapath;
+
+    fn engine(&mut self) -> &mut Engine<BpfDatapath> {
+        &mut self.engine
+    }
+
+    fn remember(&mut self, key: FlowKey, flow: Flow) -> Result<()> {
+        Ok(self.flows.insert(key, flow, 0)?)
+    }
+
+    fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)> {
+        let mut out = vec![0; 4_096];
+        let options =
+            TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = self.program.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Tx,
+            4 => Action::Redirect,
+            other => anyhow::bail!("XDP action {other}"),
+        };
+        Ok((Some(action), out))
+    }
+
+    fn has_routes(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let _ = BpfDatapath::unload(&self.pin_dir);
+    }
+}
+
+/// The host build over plain memory.
+pub struct Host {
+    engine: Engine<MemoryDatapath>,
+}
+
+impl Host {
+    pub fn new() -> Result<Self> {
+        let capacity =
+            Capacity { slots: SLOTS, flows: FLOWS, backends: BACKENDS, services: limits::SERVICES };
+        let keys = HashKeys([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
+        let mut engine = Engine::adopt(MemoryDatapath::new(capacity, keys))?;
+        engine.apply(&target(), monotonic_seconds())?;
+        assert_eq!(engine.datapath().ingress_ifindex(), INGRESS);
+        Ok(Self { engine })
+    }
+}
+
+impl Lane for Host {
+    type Tables = MemoryDatapath;
+
+    fn engine(&mut self) -> &mut Engine<MemoryDatapath> {
+        &mut self.engine
+    }
+
+    fn remember(&mut self, key: FlowKey, flow: Flow) -> Result<()> {
+        self.engine.datapath().remember(&key, flow).map_err(|_| anyhow::anyhow!("the flow table is full"))
+    }
+
+    fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)> {
+        let mut out = packet.to_vec();
+        let tables = self.engine.datapath();
+        tables.now_seconds.set(monotonic_seconds());
+        let verdict = tables.process(&mut out);
+        let action = crate::check::is_sent(verdict.reason).then_some(match verdict.egress {
+            Egress::Ingress => Action::Tx,
+            Egress::Interface(_) => Action::Redirect,
+        });
+        Ok((action, out))
+    }
+
+    fn has_routes(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,190 @@
+//! One row: what is given, the packet, and what must become of it.
+
+use lb_common::{Reason, SlotState};
+use tests::packet::{Frame, flags};
+
+use crate::world::{Svc, Who};
+
+/// What the kernel does with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+/// How the tables differ from [`crate::world::target`] with every slot settled on A.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Given {
+    /// Every slot of the service: current, previous, state, seconds since it moved.
+    Slots(Who, Who, SlotState, u32),
+    /// The packet's flow is remembered as this backend's, seen so many seconds ago.
+    Remembered(Who, u32),
+    /// The same, closed by its client.
+    Closed(Who, u32),
+    /// Another tuple's flow stands where the packet's would.
+    Recycled(Who),
+    /// The backend serves no more.
+    Down(Who),
+    /// The backend serves old flows.
+    Draining(Who),
+    /// The controller has not resolved the way to the backend.
+    Unresolved(Who),
+    /// The backend's next hop names an interface that does not exist.
+    WayMissing(Who),
+    /// The service's table lies beyond the slots.
+    TableBeyond,
+    /// The flow table is full of other flows.
+    Full,
+}
+
+/// Who decides on the way that a packet takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// The tables: kernel and host agree in every byte.
+    Tables,
+    /// The kernel's routes; the host's stand-in finds a way through another interface.
+    Routes,
+    /// The kernel's routes, which the host has no stand-in for.
+    KernelOnly,
+    /// A packet that the kernel's test run does not take: shorter than an Ethernet header.
+    HostOnly,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: String,
+    pub service: Svc,
+    pub given: Vec<Given>,
+    pub packet: Vec<u8>,
+    pub reason: Reason,
+    pub action: Action,
+    pub out: Vec<u8>,
+    /// Whose counters grow by one packet.
+    pub counted: Option<Who>,
+    pub opens: bool,
+    pub refused: bool,
+    /// What is remembered of the flow afterwards: whose it is, and whether it is closed.
+    pub remembered: Option<(Who, bool)>,
+    pub way: Way,
+}
+
+impl Row {
+    /// The packet opened a flow.
+    pub fn opens(self) -> Self {
+        Self { opens: true, ..self }
+    }
+
+    /// The full table refused to remember the flow.
+    pub fn refused(self) -> Self {
+        Self { refused: true, ..self }
+    }
+
+    /// The flow is remembered afterwards.
+    pub fn remembers(self, who: Who) -> Self {
+        Self { remembered: Some((who, false)), ..self }
+    }
+
+    /// The flow is remembered as closed afterwards.
+    pub fn remembers_closed(self, who: Who) -> Self {
+        Self { remembered: Some((who, true)), ..self }
+    }
+
+    /// See [`Way`].
+    pub fn by(self, way: Way) -> Self {
+        Self { way, ..self }
+    }
+
+    pub fn in_memory(&self) -> bool {
+        self.way != Way::KernelOnly
+    }
+
+    pub fn in_kernel(&self) -> bool {
+        self.way != Way::HostOnly
+    }
+}
+
+/// What stands above IP, put onto a frame.
+pub type Shape = fn(&Frame) -> Vec<u8>;
+
+/// A client's packet that goes to a backend.
+pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) -> Row {
+    Row {
+        name: format!("{service:?}: {name}"),
+        service,
+        given: given.to_vec(),
+        packet: shape(&service.client_packet()),
+        reason: Reason::Forwarded,
+        action: if to == Who::A { Action::Tx } else { Action::Redirect },
+        out: shape(&service.to_backend(to)),
+        counted: Some(to),
+        opens: false,
+        refused: false,
+        remembered: None,
+        way: Way::Tables,
+    }
+}
+
+/// A packet that stays as it is.
+pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason: Reason) -> Row {
+    let action = match reason {
+        Reason::NotIp | Reason::NotOurs | Reason::LocalReply => Action::Pass,
+        _ => Action::Drop,
+    };
+    Row {
+        name: format!("{service:?}: {name}"),
+        service,
+        given: given.to_vec(),
+        out: packet.clone(),
+        packet,
+        reason,
+        action,
+        counted: None,
+        opens: false,
+        refused: false,
+        remembered: None,
+        way: Way::Tables,
+    }
+}
+
+pub const ODD: &[u8] = b"an odd number of bytes.";
+
+pub fn syn(frame: &Frame) -> Vec<u8> {
+    frame.tcp(flags::SYN, b"")
+}
+
+pub fn ack(frame: &Frame) -> Vec<u8> {
+    frame.tcp(flags::ACK, b"")
+}
+
+pub fn syn_ack(frame: &Frame) -> Vec<u8> {
+    frame.tcp(flags::SYN | flags::ACK, b"")
+}
+
+pub fn fin(frame: &Frame) -> Vec<u8> {
+    frame.tcp(flags::FIN | flags::ACK, b"")
+}
+
+pub fn rst(frame: &Frame) -> Vec<u8> {
+    frame.tcp(flags::RST, b"")
+}
+
+/// A segment with an odd payload.
+pub fn segment(frame: &Frame) -> Vec<u8> {
+    frame.tcp(flags::PSH | flags::ACK, ODD)
+}
+
+/// A datagram with an even payload.
+pub fn datagram(frame: &Frame) -> Vec<u8> {
+    frame.udp(b"even")
+}
+
+pub fn odd_datagram(frame: &Frame) -> Vec<u8> {
+    frame.udp(ODD)
+}
+
+pub fn empty_datagram(frame: &Frame) -> Vec<u8> {
+    frame.udp(b"")
+}
