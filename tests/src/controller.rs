@@ -16,6 +16,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// A controller of one topology. Packets go on being balanced while it is not running.
 pub struct Controller {
     topology: Arc<Topology>,
+    mode: &'static str,
     process: Option<Process>,
     control: Control,
 }
@@ -23,8 +24,13 @@ pub struct Controller {
 impl Controller {
     /// Starts one on the topology's interfaces; done when it answers and is attached to each of them.
     pub fn start(topology: &Arc<Topology>) -> Result<Self> {
+        Self::start_in(topology, "auto")
+    }
+
+    /// Likewise, attached in this mode: `auto`, `driver` or `generic`.
+    pub fn start_in(topology: &Arc<Topology>, mode: &'static str) -> Result<Self> {
         let control = Control::new(&topology.directory().join("run/control.sock"));
-        let mut controller = Self { topology: topology.clone(), process: None, control };
+        let mut controller = Self { topology: topology.clone(), mode, process: None, control };
         controller.start_again()?;
         Ok(controller)
     }
@@ -46,7 +52,7 @@ impl Controller {
     /// Starts it without waiting.
     pub fn begin_again(&mut self) -> Result<()> {
         let log = self.topology.directory().join("lb-control.log");
-        self.process = Some(Process::start(command(&self.topology)?, "lb-control", &log)?);
+        self.process = Some(Process::start(command_in(&self.topology, self.mode)?, "lb-control", &log)?);
         Ok(())
     }
 
@@ -68,9 +74,13 @@ impl Controller {
 
 /// The command line that runs a topology's controller, for those who expect it to fail or who add to it.
 pub fn command(topology: &Topology) -> Result<Command> {
+    command_in(topology, "auto")
+}
+
+fn command_in(topology: &Topology, mode: &str) -> Result<Command> {
     let directory = topology.directory();
     let mut command = topology.balancer.command(binary("lb-control")?);
-    command.args(["run", "--iface", &topology.interfaces().join(","), "--mode", "auto"]);
+    command.args(["run", "--iface", &topology.interfaces().join(","), "--mode", mode]);
     command.arg("--state-dir").arg(directory.join("state"));
     command.arg("--runtime-dir").arg(directory.join("run"));
     command.arg("--pin-dir").arg(topology.pins());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{
     control::{at, backend_body, service},
     controller::Controller,
@@ -139,6 +139,36 @@ fn weights_are_respected() -> Result<()> {
         assert!((share - expected).abs() < 0.08, "{name}: {share:.3} instead of {expected:.3}");
     }
     Ok(())
+}
+
+/// Drivers without XDP are served by the kernel's generic hook, with the same outcome.
+#[test]
+fn generic_mode_serves_too() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let _servers = start_servers(&topology)?;
+    let controller = Controller::start_in(&topology, "generic")?;
+    let control = controller.control();
+    let status = control.get("/v1/status")?;
+    let generic = |interface: &Value| interface["mode"] == "generic";
+    assert!(status["interfaces"].as_array().is_some_and(|all| all.iter().all(generic)), "{status}");
+    control.create(&service("web", WEB, "nat", &backends(&topology)))?;
+    transfer(&topology)
+}
+
+/// A fragment carries no ports: it goes nowhere, and is counted.
+#[test]
+fn fragments_are_dropped_with_a_reason() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let controller = Controller::start(&topology)?;
+    let control = controller.control();
+    let mut echo = service("echo", 53, "nat", &at_port(&topology, 5353));
+    echo["protocol"] = json!("udp");
+    control.create(&echo)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
+    client.send(&[0; 4_000], topology.vip(53))?;
+    control.counted("fragment")
 }
 
 /// Nobody to send to is a reason of its own, and the balancer's own port 80 is not reached either.

@@ -101,6 +101,22 @@ fn an_interface_with_another_program_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Two controllers would write the same tables: the second one ends, the first one does not notice.
+#[test]
+fn a_second_controller_is_refused() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let _server = Server::start(&topology, 0)?;
+    let controller = Controller::start(&topology)?;
+    controller.control().create(&service("web", WEB, "nat", &at([topology.server_address(0)], PORT)))?;
+    let log = topology.directory().join("second.log");
+    let mut second = Process::start(command(&topology)?, "lb-control", &log)?;
+    let status = second.wait(LIMIT)?;
+    assert!(!status.success() && second.log_tail().contains("error"), "{}", second.log_tail());
+    assert!(controller.control().lbctl_ok(&["service", "list"])?.contains("web"));
+    Held::open(&topology.client, topology.vip(WEB), 5, LIMIT)?.ask_and_expect_all(5)
+}
+
 /// Pins of another layout are neither used nor replaced, and what runs goes on.
 #[test]
 fn pins_of_another_layout_are_refused() -> Result<()> {

@@ -13,6 +13,7 @@ use tests::{
     eventually::{eventually, eventually_true},
     held::Held,
     load::{Load, Plan},
+    process::binary,
     requires::requires,
     server::{PORT, Server},
     topology::Topology,
@@ -116,6 +117,35 @@ fn a_successor_learns_who_died_meanwhile() -> Result<()> {
     eventually_true("the other one serves", LIMIT, || Ok(load.tally().answered > 200))?;
     let tally = load.stop()?;
     assert_eq!((tally.failed(), tally.of("web1")), (0, 0), "{:?}", tally.failures.first());
+    Ok(())
+}
+
+/// `unload` takes everything off, but not under a controller that runs.
+#[test]
+fn unload_leaves_nothing_behind() -> Result<()> {
+    requires();
+    let topology = Topology::routed(1)?;
+    let _server = Server::start(&topology, 0)?;
+    let mut controller = Controller::start(&topology)?;
+    let backends = at([topology.server_address(0)], PORT);
+    controller.control().create(&service("web", WEB, "nat", &backends))?;
+    let unload = || {
+        let mut command = topology.balancer.command(binary("lb-control")?);
+        Ok::<_, anyhow::Error>(command.arg("unload").arg("--pin-dir").arg(topology.pins()).output()?)
+    };
+    let held = Held::open(&topology.client, topology.vip(WEB), 5, LIMIT)?;
+    let refused = unload()?;
+    assert!(!refused.status.success(), "it unloads under a running controller");
+    held.ask_and_expect_all(5)?;
+
+    controller.kill()?;
+    held.ask_and_expect_all(5)?;
+    let done = unload()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let links = topology.balancer.command("ip").args(["-d", "link"]).output()?;
+    let links = String::from_utf8(links.stdout)?;
+    assert!(!links.contains("prog/xdp"), "{links}");
+    assert!(!topology.pins().exists(), "{} is still there", topology.pins().display());
     Ok(())
 }
 
