@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     engine::monotonic_seconds,
-    model::Desired,
+    model::{Desired, address},
     netlink::{Netlink, Snapshot},
     next_hops::{Resolved, Unresolved},
+    plan::Shortage,
     status::Observe as _,
     target::Target,
 };
@@ -171,7 +172,7 @@ impl Reconciler {
                     moved = applied.slots_moved,
                     "installed"
                 );
-                let shortages: Vec<String> = applied.shortages.iter().map(ToString::to_string).collect();
+                let shortages: Vec<String> = applied.shortages.iter().map(shortage).collect();
                 let short = !shortages.is_empty();
                 self.progress.note_apply(short.then(|| shortages.join("; ")));
                 if short {
@@ -257,6 +258,17 @@ impl Progress {
             self.failures = 0;
         }
         note(&mut self.apply_error, error, "cannot install what is desired");
+    }
+}
+
+/// As an operator reads it.
+fn shortage(shortage: &Shortage) -> String {
+    match shortage {
+        Shortage::Slots { address: key, slots } => format!(
+            "no {slots} slots in a row are free for the table of {}: raise `limits.slots`",
+            SocketAddr::new(address::from_map(key.address), key.port.number())
+        ),
+        Shortage::Backends | Shortage::Services => shortage.to_string(),
     }
 }
 

@@ -151,7 +151,8 @@ async fn start(
 ) -> anyhow::Result<(Reconciler, Listeners)> {
     let kept = kept_links(&config.interfaces, &netlink.snapshot());
     let (options, capacities) = (options(config, object), config.capacities);
-    let (engine, contents) = EngineThread::start(move || open(options, capacities, &kept)).await?;
+    let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities, &kept)).await?;
+    desired.set_slots(slots);
     adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;
     let mut next_hops = NextHops::new(config.interfaces.clone());
@@ -211,12 +212,13 @@ fn kept_links(names: &[String], snapshot: &Snapshot) -> BTreeSet<u32> {
     names.iter().filter_map(|name| snapshot.link_by_name(name)).map(|(ifindex, _)| ifindex).collect()
 }
 
-/// Loads or takes over; lets go of links to interfaces that are no longer asked for.
+/// Loads or takes over, and lets go of links to interfaces that are no longer asked for. Tells what is installed
+/// and how many slots there are.
 fn open(
     options: BpfOptions<'_>,
     capacities: Capacities,
     kept: &BTreeSet<u32>,
-) -> anyhow::Result<(Bpf, Contents)> {
+) -> anyhow::Result<(Bpf, (Contents, u32))> {
     let mut datapath = BpfDatapath::open(options)?;
     datapath.forward_logs()?;
     let others: Vec<u32> =
@@ -235,8 +237,8 @@ fn open(
             );
         }
     }
-    let contents = datapath.contents()?;
-    Ok((Engine::adopt(datapath)?, contents))
+    let found = (datapath.contents()?, datapath.capacity().slots);
+    Ok((Engine::adopt(datapath)?, found))
 }
 
 /// The file's services, where none of the name exists. They are made without asking for routes: at boot
