@@ -10,7 +10,8 @@ use lb_common::{
     Service, ServiceKey, Slot, VirtualAddress,
 };
 
-/// One step from what is installed to what is desired. Each is visible to packets at once and whole.
+/// One step from what is installed to what is desired. Packets see each word of it whole, and what points at
+/// several words only after these.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Fills or replaces an egress interface.
@@ -68,7 +69,7 @@ pub struct Contents {
 pub trait Datapath {
     /// Applies one change; an error says that it did not happen.
     fn apply(&mut self, change: &Change) -> Result<()>;
-    /// What is installed; read once, when a controller takes over.
+    /// What is installed; read when a controller takes over and after a change that failed.
     fn contents(&self) -> Result<Contents>;
     /// Every remembered flow.
     fn flows(&self) -> Result<Vec<(FlowKey, Flow)>>;

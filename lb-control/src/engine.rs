@@ -78,7 +78,7 @@ pub struct BackendReport {
     pub state: BackendState,
     /// Slots that it owns.
     pub slots: u32,
-    /// Slots that it owned or owns and that have not settled.
+    /// Slots that name it as `current` or `previous` and that have not settled.
     pub slots_unsettled: u32,
     /// Remembered flows of its, as of the last sweep.
     pub tracked_flows: u32,
@@ -95,7 +95,7 @@ pub struct FlowReport {
     pub capacity: u32,
     /// How many are remembered, as of the last sweep.
     pub entries: u32,
-    /// How often a flow was refused.
+    /// How often a flow was refused while this controller looked, or before it took over unsettled slots.
     pub refused: u64,
 }
 
@@ -105,6 +105,7 @@ pub struct Engine<D> {
     installed: Installed,
     /// By service number: refusals counted so far, and the second in which their number last grew.
     refusals: HashMap<u32, (u64, u32)>,
+    refused_total: u64,
     tracked: HashMap<BackendId, u32>,
     retired_since: HashMap<BackendId, u32>,
     flows: usize,
@@ -120,6 +121,7 @@ impl<D: Datapath> Engine<D> {
             datapath,
             installed,
             refusals: HashMap::new(),
+            refused_total: 0,
             tracked: HashMap::new(),
             retired_since: HashMap::new(),
             flows: 0,
@@ -236,7 +238,7 @@ impl<D: Datapath> Engine<D> {
         FlowReport {
             capacity: self.installed.capacity().flows,
             entries: self.flows as u32,
-            refused: self.refusals.values().map(|&(count, _)| count).sum(),
+            refused: self.refused_total,
         }
     }
 
@@ -247,6 +249,8 @@ impl<D: Datapath> Engine<D> {
             // Refusals of before a take-over may be of this second.
             let (known, since) = self.refusals.entry(id).or_insert((0, now_seconds));
             if count != *known {
+                // A number that is given out again counts from zero.
+                self.refused_total += count.saturating_sub(*known);
                 (*known, *since) = (count, now_seconds);
             }
         }

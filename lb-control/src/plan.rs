@@ -197,14 +197,14 @@ impl Planner<'_> {
             .iter()
             .filter_map(|backend| Some((*ids.get(&(backend.address, backend.port))?, backend)))
             .collect();
-        self.table(target, service_id, is_new, &wanted)?;
+        let table = self.table(target, service_id, is_new, &wanted);
         for &id in ids.values() {
             let down = wanted.get(&id).is_none_or(|backend| backend.state == BackendState::Down);
             if down {
                 self.set_state(id, BackendState::Down);
             }
         }
-        shortage.map_or(Ok(()), Err)
+        table.and(shortage.map_or(Ok(()), Err))
     }
 
     fn new_backend(&mut self, service: u32, target: &TargetBackend) -> Result<BackendId, Shortage> {
@@ -296,20 +296,12 @@ impl Planner<'_> {
             }
             None => (None, Vec::new()),
         };
-        let slots = region.map_or(suitable, |(_, slots)| slots.max(suitable));
+        let (start, slots, shortage) = self.region(target.key, region, suitable)?;
         let owners = maglev::build(&built.candidates, slots);
         let new_slots = if is_new {
             owners.iter().map(|&owner| Slot::settled(owner)).collect()
         } else {
             settle::change_owners(&old_slots, &owners, |id| built.serving.contains(&id), self.now_seconds)
-        };
-        let start = match region {
-            Some((start, old)) if old == slots => start,
-            _ => self
-                .installed
-                .regions
-                .allocate(slots, self.now_seconds)
-                .ok_or(Shortage::Slots { address: target.key, slots })?,
         };
         let moved = |(index, slot): &(usize, &Slot)| {
             old_slots[index * old_slots.len() / new_slots.len()].current() != slot.current()
@@ -325,7 +317,30 @@ impl Planner<'_> {
             self.change(Change::PutService(target.key, entry));
         }
         self.installed.note_table(target.key, new_slots, built);
-        Ok(())
+        shortage.map_or(Ok(()), Err)
+    }
+
+    /// Where a table of at least `suitable` slots stands. One that finds no room to grow stays as large as it
+    /// is, and the shortage is told: a smaller table is less even, but a table that is not kept sends packets
+    /// to the dead.
+    fn region(
+        &mut self,
+        address: ServiceKey,
+        old: Option<(u32, u32)>,
+        suitable: u32,
+    ) -> Result<(u32, u32, Option<Shortage>), Shortage> {
+        let shortage = Shortage::Slots { address, slots: suitable };
+        match old {
+            Some((start, slots)) if slots >= suitable => Ok((start, slots, None)),
+            Some((start, slots)) => Ok(match self.installed.regions.allocate(suitable, self.now_seconds) {
+                Some(grown) => (grown, suitable, None),
+                None => (start, slots, Some(shortage)),
+            }),
+            None => {
+                let start = self.installed.regions.allocate(suitable, self.now_seconds).ok_or(shortage)?;
+                Ok((start, suitable, None))
+            }
+        }
     }
 
     fn entry(&self, target: &TargetService, id: u32, start: u32, slots: u32) -> Service {

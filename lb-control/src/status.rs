@@ -89,7 +89,8 @@ pub struct BackendStatus {
     pub state: BackendStateName,
     /// Slots that it owns.
     pub slots: u32,
-    /// Slots that are moving or pinned away from it: its unremembered flows may still arrive there.
+    /// Moving or pinned slots that name it as owner or previous owner: flows that nothing remembers may
+    /// still be sent to it.
     pub slots_unsettled: u32,
     /// Remembered flows that belong to it.
     pub tracked_flows: u64,
@@ -175,6 +176,6 @@ pub struct FlowTable {
     pub capacity: u32,
     /// How many it holds.
     pub entries: u64,
-    /// How many it refused since the maps were created.
+    /// How many it refused, as far as this controller has seen.
     pub refused: u64,
 }

@@ -161,6 +161,23 @@ fn what_does_not_fit_is_named_and_the_rest_is_installed() {
 }
 
 #[test]
+fn a_table_that_finds_no_room_to_grow_is_kept_all_the_same() {
+    let small = Capacity { slots: 1_024, ..CAPACITY };
+    let mut installed = Installed::adopt(Default::default(), small).expect("nothing overlaps");
+    plan(&mut installed, &target(vec![service(80, 1..4)]), 100);
+    let mut wanted = target(vec![service(80, 1..40)]);
+    wanted.services[0].backends[0].state = BackendState::Down;
+    let planned = plan(&mut installed, &wanted, 101);
+    assert_eq!(planned.shortages, [Shortage::Slots { address: key(80), slots: 4_096 }]);
+    let service = &installed.services[&key(80)];
+    assert_eq!(service.slots.len(), 1_024);
+    let down = service.backends[&(wanted.services[0].backends[0].address, Port::new(8_080))];
+    assert!(!installed.serves(down));
+    assert!(service.slots.iter().all(|slot| slot.current() != down), "the failed backend has no slot left");
+    assert_eq!(service.slots.iter().map(|slot| slot.current()).collect::<BTreeSet<_>>().len(), 38);
+}
+
+#[test]
 fn a_deleted_service_leaves_no_number_to_confuse() {
     let mut engine = engine();
     engine.apply(&target(vec![service(80, 1..4)]), 100).expect("applies");

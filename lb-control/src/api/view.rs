@@ -132,7 +132,7 @@ impl Sight<'_> {
             since_unix_seconds: drain.since_unix_seconds,
             deadline_unix_seconds: drain.deadline_unix_seconds,
             tracked_flows,
-            slots_unsettled: slots_unsettled + slots,
+            slots_unsettled,
             done: empty || state == lb_common::BackendState::Down,
         })
     }

@@ -1,4 +1,4 @@
-//! The controller's picture of what is installed: read once from the maps, then kept by recording every
+//! The controller's picture of what is installed: read from the maps, then kept by recording every
 //! change. The controller is the maps' only writer, so the picture is exact.
 
 use std::collections::{BTreeMap, BTreeSet};

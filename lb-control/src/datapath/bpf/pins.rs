@@ -20,17 +20,12 @@ impl Pins {
     /// Below `pin_dir`, which another layout must not occupy.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         let own = format!("v{LAYOUT_VERSION}");
-        if let Ok(entries) = fs::read_dir(pin_dir) {
-            for entry in entries.flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if name != own {
-                    bail!(
-                        "pin_dir {} holds {name:?}, but this version's layout is {own:?}: unload with the version \
-                         that pinned it, or choose another pin_dir",
-                        pin_dir.display()
-                    );
-                }
-            }
+        if let Some(name) = directories(pin_dir).into_iter().find(|name| *name != own) {
+            bail!(
+                "pin_dir {} holds {name:?}, but this version's layout is {own:?}: unload with the version that \
+                 pinned it, or choose another pin_dir",
+                pin_dir.display()
+            );
         }
         let pins = Self { root: pin_dir.join(own) };
         for directory in [pins.maps(), pins.links()] {
@@ -116,9 +111,13 @@ impl Pins {
         Ok(Existing::All(sizes))
     }
 
-    /// Removes everything; links that are unpinned detach.
+    /// Removes everything of this layout, and `pin_dir` where that leaves it empty; links that are unpinned detach.
     pub fn remove(pin_dir: &Path) -> Result<()> {
-        fs::remove_dir_all(pin_dir).with_context(|| format!("removing {}", pin_dir.display()))
+        let root = pin_dir.join(format!("v{LAYOUT_VERSION}"));
+        fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
+        // It may be the mount point of a bpffs, or hold what is not ours.
+        let _ = fs::remove_dir(pin_dir);
+        Ok(())
     }
 
     fn maps(&self) -> PathBuf {
@@ -128,6 +127,16 @@ impl Pins {
     fn links(&self) -> PathBuf {
         self.root.join("links")
     }
+}
+
+/// Names of the directories in `path`; a bpffs also holds files of the kernel's own at its root.
+fn directories(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Which maps are pinned.
