@@ -144,6 +144,9 @@ impl Interfaces {
                     AttachedMode::Generic => "in the generic hook: slower than in the driver",
                 };
                 tracing::info!(interface = %name, ifindex, "attached {in_mode}");
+                if wanted != WantedMode::Auto && wanted != WantedMode::Only(mode) {
+                    tracing::warn!(interface = %name, "keeps its mode: `lb-control unload` before changing it");
+                }
                 self.failed.remove(name);
                 self.attached.insert(name.to_owned(), Attached { ifindex, mode, taken_over });
             }
