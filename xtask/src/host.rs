@@ -116,6 +116,13 @@ fn effective_capabilities() -> u64 {
         .unwrap_or(0)
 }
 
+/// Whether this network namespace has the interface; /sys would show another namespace's.
+pub fn has_interface(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: the name ends in a zero.
+    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+}
+
 /// The bytes that this user may still write to the disk that holds `path`.
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;

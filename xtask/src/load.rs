@@ -34,7 +34,8 @@ daemon=$1 pin=$2 pidfile=$3
 if [ -r "$pidfile" ] && pid=$(cat "$pidfile") && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = lb-control ]; then
     kill "$pid" 2>/dev/null
     for _ in 1 2 3 4 5 6 7 8 9 10; do
-        [ -d "/proc/$pid" ] || break
+        # Gone, or a zombie that its parent has not looked at.
+        case "$(cut -d' ' -f3 "/proc/$pid/stat" 2>/dev/null)" in ''|Z) break ;; esac
         sleep 0.3
     done
     kill -9 "$pid" 2>/dev/null
@@ -80,7 +81,7 @@ pub fn load(args: &LoadArgs) -> Result<()> {
         return confirm();
     }
     for iface in &args.iface {
-        if !Path::new("/sys/class/net").join(iface).exists() {
+        if !host::has_interface(iface) {
             bail!("there is no interface {iface}; `ip -brief link` lists them");
         }
     }
@@ -117,8 +118,14 @@ pub fn load(args: &LoadArgs) -> Result<()> {
 
 pub fn unload(_args: &UnloadArgs) -> Result<()> {
     root()?;
-    setup::ensure(Needs::default())?;
-    let daemon = build()?;
+    // Whoever unloads may be in a hurry: any daemon that was built will do.
+    let built = workspace::root().join("target/release/lb-control");
+    let daemon = if built.is_file() {
+        built
+    } else {
+        setup::ensure(Needs::default())?;
+        build()?
+    };
     step("unload", || shown(&mut unload_command(&daemon)))
 }
 
