@@ -16,7 +16,7 @@ use tests::{
 
 /// Packets of one measurement, and of the warm-up before it.
 const REPEAT: u32 = 1_000_000;
-const WARM_UP: u32 = 200_000;
+const WARM_UP: u32 = 100_000;
 
 /// Measure what a packet costs in each mode and scenario.
 #[derive(Parser)]
