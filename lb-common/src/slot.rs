@@ -80,10 +80,12 @@ impl Slot {
         }
     }
 
-    /// Seconds since the slot last moved, at `now` of the monotonic clock.
+    /// Seconds since the slot last moved, at `now` of the monotonic clock; zero where the writer's clock was
+    /// ahead by a moment.
     #[inline(always)]
     pub const fn seconds_since_move(self, now: u32) -> u32 {
-        (now as u64).wrapping_sub(self.0 >> MOVED_SHIFT) as u32 & MOVED_MASK as u32
+        let since = (now as u64).wrapping_sub(self.0 >> MOVED_SHIFT) as u32 & MOVED_MASK as u32;
+        if since > MOVED_MASK as u32 / 2 { 0 } else { since }
     }
 
     /// The second in which the slot last moved, modulo 2^22.
@@ -103,6 +105,7 @@ mod tests {
         assert_eq!(slot.previous(), BackendId(7));
         assert_eq!(slot.state(), SlotState::Pinned);
         assert_eq!(slot.seconds_since_move(0x0040_0003), 5);
+        assert_eq!(slot.seconds_since_move(0x003f_fffd), 0, "the writer's clock was ahead");
         assert_eq!(Slot::from_word(slot.word()), slot);
     }
 }
