@@ -20,8 +20,8 @@ const LINKER_VERSION: &str = "0.13.0";
 /// Debian 12 carries this compiler for its browsers, with the sources of the standard library.
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
-/// What the namespaces of demo and tests are made of; servers and clients are the project's own.
-const NETWORK_PACKAGES: [&str; 3] = ["iproute2", "ethtool", "curl"];
+/// What the namespaces of demo and tests are made of, and clients that are not ours.
+const NETWORK_PACKAGES: [&str; 4] = ["iproute2", "ethtool", "curl", "wrk"];
 
 /// What runs the virtual machine with a stock kernel.
 const MACHINE_PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "bpftool"];

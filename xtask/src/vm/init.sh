@@ -25,8 +25,9 @@ mkdir -p /results
 
 echo "virtual machine up after $(cut -d' ' -f1 /proc/uptime) s: Linux $(uname -r), $(nproc) CPUs"
 export PORTCULLIS_VM=1 PORTCULLIS_RESULTS=/results
-/job
-code=$?
+# Through a pipe: on a terminal, and the console is one, programs draw instead of telling.
+{ /job </dev/null 2>&1; echo $? >/run/exit-code; } | cat
+code=$(cat /run/exit-code)
 
 dmesg > /results/dmesg.txt 2>&1
 tar -C /results -cf /dev/vda . 2>/dev/null
