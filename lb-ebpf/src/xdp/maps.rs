@@ -1,5 +1,7 @@
 //! [`Tables`] over BPF maps: every map definition, and the only raw pointers into maps.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -45,6 +47,7 @@ static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::n
 static SETTINGS: Array<Settings, 1> = Array::new();
 
 const AF_INET: u8 = 2;
+const FIB_LOOKUP_WORDS: usize = size_of::<bpf_fib_lookup>() / size_of::<u64>();
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The maps, and the context of the packet under way.
@@ -168,8 +171,14 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Route {
-        // SAFETY: integers and arrays of them; all zeroes are valid.
-        let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        // Zeroed by words: `mem::zeroed` becomes a call that stores byte by byte, 20 ns of every reply.
+        let mut words = MaybeUninit::<[u64; FIB_LOOKUP_WORDS]>::uninit();
+        for index in 0..FIB_LOOKUP_WORDS {
+            // SAFETY: within the array; volatile, or the stores are merged into that call again.
+            unsafe { words.as_mut_ptr().cast::<u64>().add(index).write_volatile(0) }
+        }
+        // SAFETY: of the same size, less aligned, integers and arrays of them: all zeroes are valid.
+        let lookup = unsafe { &mut *words.as_mut_ptr().cast::<bpf_fib_lookup>() };
         lookup.family = AF_INET;
         lookup.l4_protocol = query.protocol;
         lookup.__bindgen_anon_1.tot_len = query.length;
@@ -180,7 +189,7 @@ impl Tables for KernelTables<'_> {
         let answer = unsafe {
             helpers::generated::bpf_fib_lookup(
                 self.ctx.as_ptr(),
-                &raw mut lookup,
+                &raw mut *lookup,
                 size_of::<bpf_fib_lookup>() as i32,
                 0,
             )
@@ -203,3 +212,5 @@ impl Tables for KernelTables<'_> {
         add(BACKEND_COUNTERS.get_ptr_mut(backend.0), &tally);
     }
 }
+
+const _: () = assert!(size_of::<bpf_fib_lookup>() % size_of::<u64>() == 0);
