@@ -29,7 +29,7 @@ pub fn recall<T: Tables>(
     event: Event,
     now: u32,
 ) -> Memory {
-    let Some(flow) = tables.flow(tuple) else { return Memory::Unknown };
+    let Some((flow, place)) = tables.flow(tuple) else { return Memory::Unknown };
     if flow.tag() != hash::tag(hash) {
         return Memory::Unknown;
     }
@@ -42,7 +42,7 @@ pub fn recall<T: Tables>(
     }
     let closed = flow.closed() || matches!(event, Event::Close);
     if flow.last_seen() != now || closed != flow.closed() {
-        tables.refresh(tuple, Flow::new(flow.backend(), flow.tag(), now, closed));
+        tables.refresh(place, Flow::new(flow.backend(), flow.tag(), now, closed));
     }
     Memory::Live(flow.backend())
 }

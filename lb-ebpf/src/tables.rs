@@ -56,6 +56,8 @@ pub struct Tally {
 /// The maps as one packet sees them. References are to live memory: fields that change while a packet is
 /// under way are single words.
 pub trait Tables {
+    /// Where a remembered flow stands, so that it is noted as seen without a second lookup.
+    type Place: Copy;
     /// The interface that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
     /// Seconds of the monotonic clock.
@@ -77,11 +79,11 @@ pub trait Tables {
     /// One egress interface.
     fn interface(&self, index: u16) -> Option<Interface>;
     /// What is remembered of a flow.
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    fn flow(&self, key: &FlowKey) -> Option<(Flow, Self::Place)>;
     /// Remembers a flow, or replaces what is remembered of it.
     fn remember(&self, key: &FlowKey, flow: Flow) -> Result<(), Refused>;
     /// Writes what changes with a packet of a remembered flow: time and closed state, not the owner.
-    fn refresh(&self, key: &FlowKey, flow: Flow);
+    fn refresh(&self, place: Self::Place, flow: Flow);
     /// Asks the kernel for the way.
     fn route(&self, query: &RouteQuery) -> Route;
     /// Counts a forwarded packet.

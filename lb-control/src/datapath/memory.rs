@@ -161,6 +161,8 @@ impl Datapath for MemoryDatapath {
 
 /// One packet's view of the tables.
 impl Tables for MemoryDatapath {
+    type Place = FlowKey;
+
     fn ingress_ifindex(&self) -> u32 {
         1
     }
@@ -201,8 +203,8 @@ impl Tables for MemoryDatapath {
         self.interfaces.get(&index).copied()
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        self.flows.borrow().get(key).copied()
+    fn flow(&self, key: &FlowKey) -> Option<(Flow, FlowKey)> {
+        self.flows.borrow().get(key).map(|&flow| (flow, *key))
     }
 
     fn remember(&self, key: &FlowKey, flow: Flow) -> std::result::Result<(), Refused> {
@@ -214,8 +216,8 @@ impl Tables for MemoryDatapath {
         Ok(())
     }
 
-    fn refresh(&self, key: &FlowKey, flow: Flow) {
-        if let Some(known) = self.flows.borrow_mut().get_mut(key) {
+    fn refresh(&self, key: FlowKey, flow: Flow) {
+        if let Some(known) = self.flows.borrow_mut().get_mut(&key) {
             *known = flow;
         }
     }

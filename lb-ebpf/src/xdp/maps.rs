@@ -88,6 +88,9 @@ fn add(counters: Option<*mut Counters>, tally: &Tally) {
 }
 
 impl Tables for KernelTables<'_> {
+    /// The two words of a map value.
+    type Place = *mut u64;
+
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
         self.ctx.ingress_ifindex() as u32
@@ -144,10 +147,11 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        let words = FLOWS.get_ptr(key)?.cast::<u64>();
+    fn flow(&self, key: &FlowKey) -> Option<(Flow, Self::Place)> {
+        let words = FLOWS.get_ptr_mut(key)?.cast::<u64>();
         // SAFETY: two aligned words of a map value, each read whole.
-        Some(Flow::from_words(unsafe { [words.read_volatile(), words.add(1).read_volatile()] }))
+        let flow = Flow::from_words(unsafe { [words.read_volatile(), words.add(1).read_volatile()] });
+        Some((flow, words))
     }
 
     #[inline(always)]
@@ -156,15 +160,12 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn refresh(&self, key: &FlowKey, flow: Flow) {
-        if let Some(words) = FLOWS.get_ptr_mut(key) {
-            let words = words.cast::<u64>();
-            // SAFETY: as in `flow`. Should the element be recycled between the comparison and the store, the
-            // flow that took it over is noted as seen in this second, which it was.
-            unsafe {
-                if words.read_volatile() == flow.words()[0] {
-                    words.add(1).write_volatile(flow.words()[1]);
-                }
+    fn refresh(&self, words: Self::Place, flow: Flow) {
+        // SAFETY: a map value is never unmapped while a program runs. Should the element be recycled between the
+        // comparison and the store, the flow that took it over is noted as seen in this second, which it was.
+        unsafe {
+            if words.read_volatile() == flow.words()[0] {
+                words.add(1).write_volatile(flow.words()[1]);
             }
         }
     }
