@@ -136,7 +136,8 @@ impl Drop for Namespace {
 /// full, because a partial one would be adjusted as if it were complete, and take redirected frames,
 /// which veth only does with NAPI, hence GRO.
 pub fn cable(left: (&Namespace, &str), right: (&Namespace, &str)) -> Result<()> {
-    run(Command::new("ip").args(["link", "add", left.1, "netns", left.0.name(), "type", "veth"]).args([
+    // From within one of them: Linux 6.1 also looks for these names where the request comes from.
+    run(Command::new("ip").args(["-n", left.0.name(), "link", "add", left.1, "type", "veth"]).args([
         "peer",
         "name",
         right.1,

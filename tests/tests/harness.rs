@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::{
     eventually::eventually_true,
     held::Held,
@@ -71,15 +71,20 @@ fn a_router_on_the_way_shows() -> Result<()> {
 #[test]
 fn what_a_dead_run_left_is_swept() -> Result<()> {
     requires();
-    let script = "ip netns add pc-$$-left && mkdir /tmp/portcullis-test-$$-0 || exit 1
-        ip netns exec pc-$$-left sleep 1000 >/dev/null 2>&1 & echo $$ $!";
-    let output = Command::new("sh").args(["-c", script]).output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let (run, sleeper) = text.trim().split_once(' ').context("two numbers")?;
+    let mut run = Command::new("true").spawn()?;
+    let (name, number) = (format!("pc-{}-left", run.id()), run.id());
+    run.wait()?;
+    let directory = format!("/tmp/portcullis-test-{number}-0");
+    std::fs::create_dir(&directory)?;
+    ensure!(Command::new("ip").args(["netns", "add", &name]).status()?.success());
+    let mut sleeper = Command::new("ip").args(["netns", "exec", &name, "sleep", "1000"]).spawn()?;
+    eventually_true("it runs inside", LIMIT, || {
+        let inside = Command::new("ip").args(["netns", "pids", &name]).output()?;
+        Ok(String::from_utf8(inside.stdout)?.trim() == sleeper.id().to_string())
+    })?;
     sweep();
-    assert!(!Path::new(&format!("/run/netns/pc-{run}-left")).exists());
-    assert!(!Path::new(&format!("/tmp/portcullis-test-{run}-0")).exists());
-    eventually_true("its process is gone", LIMIT, || Ok(!is_running(sleeper)))
+    assert!(!Path::new("/run/netns").join(&name).exists() && !Path::new(&directory).exists());
+    eventually_true("its process is gone", LIMIT, || Ok(sleeper.try_wait()?.is_some()))
 }
 
 #[test]
@@ -95,10 +100,4 @@ fn another_program_and_another_map_can_be_there() -> Result<()> {
     let pinned = pin_map(&directory.join("SERVICES"));
     std::fs::remove_dir_all(&directory)?;
     pinned
-}
-
-fn is_running(process: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // A zombie has ended; it waits for whoever adopted it.
-    !stat.is_empty() && !stat.contains(") Z ")
 }
