@@ -1,7 +1,7 @@
 //! A virtual machine with a stock Debian kernel, for a command and the files that it needs.
 //!
-//! Everything runs from one initramfs in memory: a base (kernel modules, a shell, network tools), kept in
-//! `.tools/vm`, and the job's own files appended to it. No root is needed on the host, no image, no daemon.
+//! Everything runs from one initramfs in memory: kernel modules, a shell and network tools, then the job's
+//! own files. No root is needed on the host, no image, no daemon.
 //! The processor is emulated, which is slow but always works: times measured inside mean nothing.
 
 use std::collections::BTreeSet;
@@ -129,11 +129,11 @@ pub fn run(job: &VmJob) -> Result<VmOutcome> {
     let folder = workspace::tools().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     sweep(&folder);
-    let (kernel, base) = base(&folder)?;
+    let kernel = kernel(&folder)?;
     let scratch = folder.join(format!("run-{}", std::process::id()));
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch)?;
-    let outcome = boot(job, &kernel, &base, &scratch);
+    let outcome = boot(job, &kernel, &scratch);
     for bulky in ["initramfs", "results.img"] {
         let _ = fs::remove_file(scratch.join(bulky));
     }
@@ -157,28 +157,24 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// The kernel and the archive that every run begins with, made when there is a newer kernel.
-fn base(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+/// A kernel of Debian's, unpacked.
+struct Kernel {
+    version: String,
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+/// The current kernel, downloaded when there is a newer one than last time.
+fn kernel(folder: &Path) -> Result<Kernel> {
     let package = kernel_package()?;
-    let kernel_folder = folder.join(&package);
+    let folder = folder.join(&package);
     let version = package.trim_start_matches("linux-image-").to_owned();
-    if !kernel_folder.join("complete").exists() {
-        fetch_kernel(&package, &kernel_folder)?;
-        fs::write(kernel_folder.join("complete"), "")?;
+    if !folder.join("complete").exists() {
+        fetch_kernel(&package, &folder)?;
+        fs::write(folder.join("complete"), "")?;
     }
-    let modules = modules_folder(&kernel_folder, &version)?;
-    let archive = kernel_folder.join("base.cpio");
-    let program = std::env::current_exe()?;
-    // This program decides what goes in.
-    let newer = |than: &Path| -> Option<bool> {
-        Some(fs::metadata(&archive).ok()?.modified().ok()? > fs::metadata(than).ok()?.modified().ok()?)
-    };
-    if !newer(&program).unwrap_or(false) {
-        step::step("virtual machine: pack its tools and modules", || {
-            write_base(&archive, &modules, &version).context("cannot pack the virtual machine's files")
-        })?;
-    }
-    Ok((kernel_folder.join(format!("boot/vmlinuz-{version}")), archive))
+    let modules = modules_folder(&folder, &version)?;
+    Ok(Kernel { image: folder.join(format!("boot/vmlinuz-{version}")), version, modules })
 }
 
 /// The package of the current kernel. Never a fixed name: superseded ones vanish from the mirrors.
@@ -236,9 +232,9 @@ fn modules_folder(kernel_folder: &Path, version: &str) -> Result<PathBuf> {
         .with_context(|| format!("the kernel's package has no modules of {version}"))
 }
 
-fn write_base(archive: &Path, modules: &Path, version: &str) -> Result<()> {
-    let unfinished = archive.with_extension("part");
-    let mut tree = Tree::new(Cpio::new(BufWriter::new(File::create(&unfinished)?)));
+/// What every run begins with. Packing takes less than half a second, so it is always of today's tools.
+fn write_base(archive: &Path, kernel: &Kernel, scratch: &Path) -> Result<()> {
+    let mut tree = Tree::new(Cpio::new(BufWriter::new(File::create(archive)?)));
     // Debian's merged /usr; a real /lib would hide the libraries.
     for (link, target) in
         [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
@@ -295,16 +291,14 @@ fn write_base(archive: &Path, modules: &Path, version: &str) -> Result<()> {
             tree.symlink(&Path::new("/usr/bin").join(applet), &busybox.to_string_lossy())?;
         }
     }
-    add_modules(&mut tree, modules, version)?;
+    add_modules(&mut tree, kernel, &scratch.join("modules"))?;
     tree.archive.finish()?;
-    fs::rename(unfinished, archive)?;
     Ok(())
 }
 
 /// The modules that a test may load, with an index of exactly these.
-fn add_modules<W: io::Write>(tree: &mut Tree<W>, modules: &Path, version: &str) -> Result<()> {
-    let chosen = modules.parent().unwrap_or(modules).join(format!("{version}.chosen"));
-    let _ = fs::remove_dir_all(&chosen);
+fn add_modules<W: io::Write>(tree: &mut Tree<W>, kernel: &Kernel, chosen: &Path) -> Result<()> {
+    let Kernel { version, modules, .. } = kernel;
     let inside = chosen.join("lib/modules").join(version);
     fs::create_dir_all(&inside)?;
     for folder in MODULE_FOLDERS {
@@ -320,17 +314,17 @@ fn add_modules<W: io::Write>(tree: &mut Tree<W>, modules: &Path, version: &str) 
     }
     let depmod = tool_path("depmod").context("no depmod; run\n  cargo xtask setup")?;
     let mut command = Command::new(depmod);
-    command.arg("-b").arg(&chosen).arg(version).stderr(Stdio::null());
+    command.arg("-b").arg(chosen).arg(version).stderr(Stdio::null());
     step::shown(&mut command)?;
     tree.copy_all(&inside, &Path::new("/usr/lib/modules").join(version))?;
     fs::remove_dir_all(chosen)?;
     Ok(())
 }
 
-/// Writes the job's files after the base, boots, and waits for the end.
-fn boot(job: &VmJob, kernel: &Path, base: &Path, scratch: &Path) -> Result<VmOutcome> {
+/// Writes the base and the job's files, boots, and waits for the end.
+fn boot(job: &VmJob, kernel: &Kernel, scratch: &Path) -> Result<VmOutcome> {
     let initramfs = scratch.join("initramfs");
-    fs::copy(base, &initramfs).with_context(|| format!("cannot write {}", initramfs.display()))?;
+    write_base(&initramfs, kernel, scratch).context("cannot pack the virtual machine's files")?;
     let mut tree = Tree::new(Cpio::new(BufWriter::new(File::options().append(true).open(&initramfs)?)));
     let script = format!("#!/usr/bin/bash\ncd {}\n{}\n", workspace::root().display(), job.command);
     tree.text("/job", 0o755, &script)?;
@@ -346,7 +340,7 @@ fn boot(job: &VmJob, kernel: &Path, base: &Path, scratch: &Path) -> Result<VmOut
     File::create(scratch.join("results.img"))?.set_len(RESULTS_BYTES)?;
 
     let started = Instant::now();
-    let mut child = qemu(kernel, &initramfs, &scratch.join("results.img"))
+    let mut child = qemu(&kernel.image, &initramfs, &scratch.join("results.img"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
