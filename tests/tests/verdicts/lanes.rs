@@ -46,9 +46,10 @@ pub struct Kernel {
 
 impl Kernel {
     pub fn new(pin_dir: PathBuf) -> Result<Self> {
-        let object = std::fs::read(env!("PORTCULLIS_BPF_OBJECT"))?;
+        // Inside the binary, because the virtual machine has no build folder.
+        let object = aya::include_bytes_aligned!(env!("PORTCULLIS_BPF_OBJECT"));
         let options = BpfOptions {
-            object: &object,
+            object,
             pin_dir: pin_dir.clone(),
             log_level: 1,
             max_entries: vec![(maps::FLOWS, FLOWS), (maps::SLOTS, SLOTS), (maps::BACKENDS, BACKENDS)],
