@@ -10,7 +10,7 @@ pub const SERVICES: u32 = 16_384;
 pub const BACKENDS: u32 = 131_072;
 /// Slots of all services together: 8 bytes each, 32 MiB; 1,024 services of 4,096 slots.
 pub const SLOTS: u32 = 4_194_304;
-/// Remembered flows. Key 40, value 16 and about 56 bytes of the kernel's: 112 MiB when full, allocated up front.
+/// Remembered flows. Key 40, value 16, 48 of the kernel's and 16 for hash buckets: 120 MiB, allocated up front.
 pub const FLOWS: u32 = 1_048_576;
 /// Sources of `nat` replies: a backend of a `nat` service has one.
 pub const REPLIES: u32 = BACKENDS;

@@ -19,7 +19,7 @@ use crate::{
     target::{TargetBackend, TargetService},
 };
 
-/// The live world's say in an order: routes, capacities of the maps that exist.
+/// The live world's say in an order: what the validated order alone does not tell, such as routes.
 pub trait Admission: Send + Sync {
     /// Called with the state before and the state that the order would make, before it is stored.
     fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal>;

@@ -1,7 +1,8 @@
 //! Brings the controller up, each thing after those that it needs, and takes what is installed off again.
 //!
 //! The socket appears last: who finds it finds a balancer that serves. A start that fails takes back what it
-//! put on the host; what an earlier controller installed stays as it was.
+//! attached and pinned; directories, the store, a bpffs that it mounted and forwarding that it enabled stay, and so
+//! does what an earlier controller installed.
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc};
 

@@ -48,7 +48,7 @@ pub struct Connection {
         help_heading = "Connection"
     )]
     pub socket: PathBuf,
-    /// Goes over TCP instead, like http://10.0.0.9:9090; needs a token.
+    /// Goes over TCP instead, like http://10.0.0.9:9180; needs a token.
     #[arg(long, global = true, value_name = "URL", requires = "token_file", help_heading = "Connection")]
     pub url: Option<String>,
     /// A file whose first line is a token; mode 0600.

@@ -89,7 +89,7 @@ impl Client {
         let (Some(url), Some(file)) = (&connection.url, &connection.token_file) else {
             return Ok(Self::Unix(connection.socket.clone()));
         };
-        let bad_url = || Failure::Local(format!("--url {url}: write it like http://10.0.0.9:9090"));
+        let bad_url = || Failure::Local(format!("--url {url}: write it like http://10.0.0.9:9180"));
         let uri: Uri = url.parse().map_err(|_| bad_url())?;
         let plain = uri.scheme_str() == Some("http") && ["", "/"].contains(&uri.path());
         let authority = uri.authority().filter(|_| plain).ok_or_else(bad_url)?;

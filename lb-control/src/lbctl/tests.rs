@@ -188,7 +188,11 @@ async fn errors_name_fields_and_set_the_exit_code() {
         ),
         ("service get pay", 1, "error: There is no such service (404)\n  no service is named pay\n"),
         ("service get ../status", 1, "no service is named ../status"),
-        ("service delete shop --if-match 0", 1, "changed in generation 1, after generation 0"),
+        (
+            "service delete shop --if-match 0",
+            1,
+            "names generation 0, but the resource was last changed in generation 1",
+        ),
         ("service patch shop {", 2, "the patch is not JSON"),
         ("service create pay --backend x", 2, "x: write a backend like"),
         ("service create pay --backend 10.1.0.1,w=1", 2, "w=1 is not weight=N"),

@@ -81,7 +81,9 @@ pub enum Refusal {
         backend: String,
     },
     /// The resource was changed by an order after the generation that `If-Match` names.
-    #[error("changed in generation {changed}, after generation {expected}")]
+    #[error(
+        "If-Match names generation {expected}, but the resource was last changed in generation {changed}"
+    )]
     Stale {
         /// What the client has seen.
         expected: u64,
