@@ -61,7 +61,7 @@ fn the_host_build_agrees_with_every_row() -> Result<()> {
 }
 
 #[test]
-fn the_kernel_agrees_with_every_row() -> Result<()> {
+fn smoke_the_kernel_agrees_with_every_row() -> Result<()> {
     requires();
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{DIRECTORY_PREFIX}{}-verdicts", std::process::id()));
     let routes = Routes::create()?;

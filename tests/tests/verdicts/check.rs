@@ -216,11 +216,11 @@ fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> 
     match given {
         Given::Remembered(who, ago) => {
             let id = id(lane, service, who);
-            lane.remember(key, Flow::new(id, own_tag, now - ago, false))
+            lane.remember(key, Flow::new(id, own_tag, now.wrapping_sub(ago), false))
         }
         Given::Closed(who, ago) => {
             let id = id(lane, service, who);
-            lane.remember(key, Flow::new(id, own_tag, now - ago, true))
+            lane.remember(key, Flow::new(id, own_tag, now.wrapping_sub(ago), true))
         }
         Given::Recycled(who) => {
             let id = id(lane, service, who);

@@ -1,7 +1,9 @@
 //! Packets that leave: to a backend by each mode, to a client as a reply, and by the kernel's routes.
 
+use std::sync::LazyLock;
+
 use lb_common::{Reason, SlotState::Settled};
-use tests::packet::Frame;
+use tests::packet::{Frame, flags};
 
 use crate::{
     row::{
@@ -33,26 +35,27 @@ fn unchecked_datagram(frame: &Frame) -> Vec<u8> {
 
 /// As large as the smaller interface takes.
 fn fills_mtu(frame: &Frame) -> Vec<u8> {
-    frame.tcp(tests::packet::flags::ACK, &[0xa5; OTHER_MTU as usize - 40])
+    frame.tcp(flags::ACK, &[0xa5; OTHER_MTU as usize - 40])
 }
 
 /// A datagram whose checksum, once it leaves, adds up to zero and so is sent as all ones.
 fn sums_to_zero(frame: &Frame) -> Vec<u8> {
-    let fitting = (0..=u16::MAX).find(|word| {
-        let out = NatUdp.to_backend(A).udp(&word.to_be_bytes());
-        out[40..42] == [0xff, 0xff]
-    });
-    frame.udp(&fitting.expect("one word in 65,536 makes the sum zero").to_be_bytes())
+    static WORD: LazyLock<[u8; 2]> =
+        LazyLock::new(|| word_that(|word| NatUdp.to_backend(A).udp(word)[40..42] == [0xff, 0xff]));
+    frame.udp(&*WORD)
 }
 
 /// A segment whose checksum, once it leaves, is zero.
 fn tcp_sums_to_zero(frame: &Frame) -> Vec<u8> {
-    const ACK: u8 = tests::packet::flags::ACK;
-    let fitting = (0..=u16::MAX).find(|word| {
-        let out = NatTcp.to_backend(A).tcp(ACK, &word.to_be_bytes());
-        out[50..52] == [0, 0]
-    });
-    frame.tcp(ACK, &fitting.expect("one word in 65,536 makes the sum zero").to_be_bytes())
+    static WORD: LazyLock<[u8; 2]> =
+        LazyLock::new(|| word_that(|word| NatTcp.to_backend(A).tcp(flags::ACK, word)[50..52] == [0, 0]));
+    frame.tcp(flags::ACK, &*WORD)
+}
+
+/// The payload that fits: one word in 65,536 makes a sum zero.
+fn word_that(fits: impl Fn(&[u8]) -> bool) -> [u8; 2] {
+    let mut words = (0..=u16::MAX).map(u16::to_be_bytes);
+    words.find(|word| fits(word)).expect("every sum is reached")
 }
 
 pub fn rows() -> Vec<Row> {
@@ -101,7 +104,7 @@ fn replies() -> Vec<Row> {
     let to_narrow = Frame { destination: CLIENT_NARROW, ..NatTcp.backend_packet(A) };
     let to_unrouted = Frame { destination: CLIENT_UNROUTED, ..NatTcp.backend_packet(A) };
     let last_hop = Frame { ttl: 1, ..NatTcp.backend_packet(A) };
-    let too_big = |frame: &Frame| frame.tcp(tests::packet::flags::ACK, &[0; OTHER_MTU as usize]);
+    let too_big = |frame: &Frame| frame.tcp(flags::ACK, &[0; OTHER_MTU as usize]);
     vec![
         replied(NatTcp, "reply, SYN and ACK", syn_ack, A),
         replied(NatTcp, "reply with an odd payload", segment, B),
