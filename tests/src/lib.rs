@@ -17,7 +17,7 @@
 //! | [`eventually`] | waiting for a condition, with a deadline |
 //! | [`shop`] | the story of the shop, for the demo and for a test |
 //! | [`packet`] | packets with checksums that are not ours |
-//! | [`bench`] | what a packet costs |
+//! | [`mod@bench`] | what a packet costs |
 //!
 //! Invariant: nothing here touches an interface outside the namespaces that it made.
 
