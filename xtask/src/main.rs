@@ -15,6 +15,8 @@ mod packages;
 mod setup;
 mod step;
 mod test;
+#[cfg(test)]
+mod tidy;
 mod toolchain;
 mod verify;
 mod vm;
