@@ -265,6 +265,9 @@ pub enum BackendCommand {
         wait: bool,
     },
     /// Drains a backend: old flows stay, new ones go elsewhere.
+    ///
+    /// For 3 s it still gets the SYNs of what it owned, because such a SYN may be sent again by a client that it
+    /// has answered: stop the server after `--wait` is done, or at least that much later.
     #[command(after_help = "Example: lbctl backend drain shop 10.1.0.2:8080 --deadline 30 --wait")]
     Drain {
         #[command(flatten)]
