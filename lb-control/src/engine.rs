@@ -161,9 +161,9 @@ impl<D: Datapath> Engine<D> {
             return Ok(Settled { flows: self.flows, ..Settled::default() });
         }
         self.swept_at = Some(now_seconds);
-        self.note_refusals(&unsettled, now_seconds)?;
-
         let sweep = self.sweep_flows(now_seconds)?;
+        // After the sweep, which takes its time: a flow that was refused meanwhile must keep its slot moving.
+        self.note_refusals(&unsettled, now_seconds)?;
         let mut settled = Settled { flows: self.flows, forgotten: sweep.forgotten, ..Settled::default() };
         for key in unsettled {
             settled.slots_advanced += self.rest(key, sweep.kept_pinned.get(&key), now_seconds)?;
