@@ -9,6 +9,7 @@
 //! | [`controller`] | `lb-control` in the balancer's namespace |
 //! | [`control`] | its API over the Unix socket, and `lbctl` |
 //! | [`server`] | `shop_server` in a server's namespace |
+//! | [`stage`] | what most tests begin with: topology, servers and controller |
 //! | [`http`] | one client connection |
 //! | [`load`] | a steady stream of requests, counted |
 //! | [`held`] | many connections held open and asked again and again |
@@ -34,6 +35,7 @@ pub mod process;
 pub mod requires;
 pub mod server;
 pub mod shop;
+pub mod stage;
 pub mod topology;
 pub mod udp;
 pub mod xdp;

@@ -13,6 +13,7 @@ use tests::{
     netns::Namespace,
     requires::requires,
     server::{PORT, Server, UDP_PORT},
+    stage::Stage,
     topology::{CLIENT, Topology, VIP},
     udp::Udp,
 };
@@ -169,6 +170,103 @@ fn fragments_are_dropped_with_a_reason() -> Result<()> {
     let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
     client.send(&[0; 4_000], topology.vip(53))?;
     control.counted("fragment")
+}
+
+/// What the way out does not take is dropped and counted, in both directions, and a change of MTU is followed.
+#[test]
+fn packets_larger_than_the_way_out_are_dropped_with_a_reason() -> Result<()> {
+    // The IPv4 and the UDP header.
+    const HEADERS: usize = 28;
+    const MTU: usize = 1_000;
+    let stage = Stage::routed(1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    topology.balancer.ip(&format!("link set b0 mtu {MTU}"))?;
+    let mut echo = service("echo", 53, "nat", &stage.at(5353));
+    echo["protocol"] = json!("udp");
+    control.create(&echo)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
+    let server = Udp::bind(&topology.servers[0], topology.server_address(0), 5353, LIMIT)?;
+    let (fits, too_large) = (vec![1; MTU - HEADERS], vec![2; MTU - HEADERS + 1]);
+    // Datagrams of one socket keep their order: the first to arrive tells what became of those before it.
+    let first_to_arrive = |payload: &[u8]| -> Result<Vec<u8>> {
+        client.send(payload, topology.vip(53))?;
+        client.send(b"small", topology.vip(53))?;
+        Ok(server.receive()?.payload)
+    };
+    let dropped = || control.reason("exceeds_mtu");
+    eventually("the smaller MTU is known", LIMIT, || {
+        let first = first_to_arrive(&too_large)?;
+        assert!(first == b"small", "a datagram of {} bytes was forwarded", too_large.len());
+        ensure!(dropped()? > 0, "nothing is counted");
+        Ok(())
+    })?;
+    let before = dropped()?;
+    for _ in 0..10 {
+        client.send(&too_large, topology.vip(53))?;
+    }
+    client.send(&fits, topology.vip(53))?;
+    let arrived = server.receive()?;
+    assert!(arrived.payload == fits, "{} bytes arrived", arrived.payload.len());
+    eventually("every large one is counted", LIMIT, || {
+        ensure!(dropped()? >= before + 10, "{before}, then {}", dropped()?);
+        Ok(())
+    })?;
+
+    topology.balancer.ip(&format!("link set b0 mtu 1500\nlink set c0 mtu {MTU}"))?;
+    eventually("the larger MTU is known", LIMIT, || {
+        let first = first_to_arrive(&too_large)?;
+        ensure!(first == too_large && server.receive()?.payload == b"small", "it is still dropped");
+        Ok(())
+    })?;
+    let before = dropped()?;
+    server.send(&too_large, arrived.from)?;
+    server.send(&fits, arrived.from)?;
+    let answer = client.receive()?;
+    assert!(answer.payload == fits && answer.from == topology.vip(53), "{} bytes", answer.payload.len());
+    eventually("the large answer is counted", LIMIT, || {
+        ensure!(dropped()? > before, "{before}");
+        Ok(())
+    })
+}
+
+/// One interface for both sides: packets leave where they came in, requests as well as answers.
+#[test]
+fn nat_serves_on_one_arm() -> Result<()> {
+    let stage = Stage::segment(2)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    for server in &topology.servers {
+        // Answers to a neighbour must come back through the balancer all the same.
+        server.ip(&format!("route add {CLIENT}/32 via 10.10.0.1"))?;
+    }
+    control.create(&service("web", WEB, "nat", &stage.backends))?;
+    let url = format!("http://{VIP}/whoami");
+    let mut seen = BTreeSet::new();
+    eventually("curl meets both servers", LIMIT, || {
+        seen.insert(curl(&topology.client, &[&url])?);
+        ensure!(seen.len() == 2, "{seen:?}");
+        Ok(())
+    })?;
+    // The kernel finds the neighbours; from then on it has no part in it.
+    let by_kernel = topology.balancer.counter("Ip", "ForwDatagrams")?;
+    transfer(topology)?;
+    for reason in ["forwarded", "replied"] {
+        control.counted(reason)?;
+    }
+
+    let mut echo = service("echo", 53, "nat", &stage.at(5353)[..1]);
+    echo["protocol"] = json!("udp");
+    control.create(&echo)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
+    let server = Udp::bind(&topology.servers[0], topology.server_address(0), 5353, LIMIT)?;
+    client.send(b"one hop", topology.vip(53))?;
+    let request = server.receive()?;
+    assert_eq!((request.ttl, request.from.ip().to_string()), (63, CLIENT.to_string()));
+    server.send(b"and back", request.from)?;
+    let answer = client.receive()?;
+    assert_eq!((answer.payload.as_slice(), answer.ttl), (&b"and back"[..], 63));
+    assert_eq!(answer.from, topology.vip(53));
+    assert_eq!(topology.balancer.counter("Ip", "ForwDatagrams")?, by_kernel);
+    Ok(())
 }
 
 /// Nobody to send to is a reason of its own, and the balancer's own port 80 is not reached either.
