@@ -16,6 +16,7 @@ use tests::{
     load::{Load, Plan},
     requires::requires,
     server::{PORT, Server},
+    stage::Stage,
     topology::Topology,
 };
 
@@ -135,6 +136,48 @@ fn a_drain_loses_no_request() -> Result<()> {
     let tally = load.stop()?;
     assert_eq!((tally.failed(), tally.resteered), (0, 0), "{:?}", tally.failures.first());
     Ok(())
+}
+
+/// A check by connection alone: who refuses it goes down, and comes up after `rise` successes, no sooner.
+#[test]
+fn a_tcp_check_takes_a_backend_out_and_back_in() -> Result<()> {
+    const RISE: u64 = 4;
+    let mut stage = Stage::routed(2)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    let mut web = service("web", WEB, "nat", backends);
+    web["health_check"] = json!({
+        "type": "tcp", "interval_ms": INTERVAL_MS, "timeout_ms": TIMEOUT_MS, "rise": RISE, "fall": FALL,
+    });
+    control.create(&web)?;
+    let healthy = |index: usize, expected: &str| {
+        eventually(&format!("{} is {expected}", backends[index]), LIMIT, || {
+            let found = control.backend("web", backends[index])?;
+            ensure!(found["health"] == expected, "{found}");
+            Ok(())
+        })
+    };
+    healthy(0, "up")?;
+    healthy(1, "up")?;
+
+    stage.servers.remove(1).kill()?;
+    healthy(1, "down")?;
+    control.backend_is("web", backends[1], "down", LIMIT)?;
+    let fresh = Held::open(&topology.client, topology.vip(WEB), 60, LIMIT)?;
+    assert_eq!(fresh.servers().get("web1"), Some(&60), "{:?}", fresh.servers());
+
+    let started = Instant::now();
+    stage.servers.push(Server::start(topology, 1)?);
+    healthy(1, "up")?;
+    // Between the first success and the last, up to the lateness of a busy machine's timers.
+    let between = Duration::from_millis(INTERVAL_MS * (RISE - 1));
+    assert!(started.elapsed() > between - INSTALLING, "up after {:?}", started.elapsed());
+    control.backend_is("web", backends[1], "up", LIMIT)?;
+    eventually("it gets new connections", LIMIT, || {
+        let fresh = Held::open(&topology.client, topology.vip(WEB), 60, LIMIT)?;
+        ensure!(fresh.servers().contains_key("web2"), "{:?}", fresh.servers());
+        Ok(())
+    })?;
+    fresh.ask_and_expect_all(60)
 }
 
 /// With `on_failure: keep` a backend that fails its checks, but still answers, keeps its connections.
