@@ -9,15 +9,12 @@ use anyhow::{Result, ensure};
 use hyper::Method;
 use serde_json::{Value, json};
 use tests::{
-    control::{at, service},
-    controller::Controller,
+    control::service,
     eventually::{eventually, eventually_true},
     held::Held,
     load::{Load, Plan},
-    requires::requires,
-    server::{PORT, Server},
+    server::Server,
     stage::Stage,
-    topology::Topology,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -31,12 +28,9 @@ const INSTALLING: Duration = Duration::from_millis(500);
 
 #[test]
 fn a_killed_backend_costs_only_its_own_requests() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let mut servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let (control, backends) = (controller.control(), backends(&topology));
-    control.create(&checked(&backends))?;
+    let mut stage = Stage::routed(3)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&checked(backends))?;
     let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
     eventually("every server answers", LIMIT, || {
         let tally = load.tally();
@@ -45,7 +39,7 @@ fn a_killed_backend_costs_only_its_own_requests() -> Result<()> {
     })?;
 
     let killed = Instant::now();
-    servers.remove(1).kill()?;
+    stage.servers.remove(1).kill()?;
     control.backend_is("web", backends[1], "down", LIMIT)?;
     let after = load.tally().answered;
     eventually_true("the others go on", LIMIT, || Ok(load.tally().answered > after + 1_000))?;
@@ -58,7 +52,7 @@ fn a_killed_backend_costs_only_its_own_requests() -> Result<()> {
     assert_eq!(tally.resteered, 0);
 
     let before = load.tally();
-    let _again = Server::start(&topology, 1)?;
+    let _again = Server::start(topology, 1)?;
     control.backend_is("web", backends[1], "up", LIMIT)?;
     eventually_true("it serves again", LIMIT, || Ok(load.tally().since(&before).of("web2") > 0))?;
     let tally = load.stop()?.since(&before);
@@ -69,12 +63,9 @@ fn a_killed_backend_costs_only_its_own_requests() -> Result<()> {
 /// A server whose cable is cut answers nothing at all: no reset, no refusal.
 #[test]
 fn a_silent_backend_is_found_and_the_others_keep_their_connections() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let (control, backends) = (controller.control(), backends(&topology));
-    control.create(&checked(&backends))?;
+    let stage = Stage::routed(3)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&checked(backends))?;
     let held = Held::open(&topology.client, topology.vip(WEB), 150, Duration::from_secs(3))?;
     let silent = held.servers().get("web3").copied().unwrap_or_default();
     topology.switch.ip("link set p2 down")?;
@@ -95,12 +86,9 @@ fn a_silent_backend_is_found_and_the_others_keep_their_connections() -> Result<(
 
 #[test]
 fn a_drain_loses_no_request() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let mut servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let (control, backends) = (controller.control(), backends(&topology));
-    control.create(&checked(&backends))?;
+    let mut stage = Stage::routed(3)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&checked(backends))?;
     let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
     let held = Held::open(&topology.client, topology.vip(WEB), 90, LIMIT)?;
     eventually_true("every server answers", LIMIT, || Ok(load.tally().by_server.len() == 3))?;
@@ -116,7 +104,7 @@ fn a_drain_loses_no_request() -> Result<()> {
         held.ask_and_expect_all(90)
     })?;
 
-    let mut closing = servers.remove(0);
+    let mut closing = stage.servers.remove(0);
     closing.begin_closing()?;
     let (own, mut closed) = (held.servers().get("web1").copied().unwrap_or_default(), 0);
     eventually("the server closes its connections, each after an answer", LIMIT, || {
@@ -183,12 +171,9 @@ fn a_tcp_check_takes_a_backend_out_and_back_in() -> Result<()> {
 /// With `on_failure: keep` a backend that fails its checks, but still answers, keeps its connections.
 #[test]
 fn a_failing_backend_may_keep_its_connections() -> Result<()> {
-    requires();
-    let topology = Topology::routed(2)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let (control, backends) = (controller.control(), backends(&topology));
-    let mut web = checked(&backends);
+    let stage = Stage::routed(2)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    let mut web = checked(backends);
     web["on_failure"] = json!("keep");
     control.create(&web)?;
     control.backend_is("web", backends[0], "up", LIMIT)?;
@@ -206,12 +191,9 @@ fn a_failing_backend_may_keep_its_connections() -> Result<()> {
 /// Takes no part in the flows: a delete says how many it may cut, and cuts only those.
 #[test]
 fn deleting_a_backend_cuts_only_its_own_connections() -> Result<()> {
-    requires();
-    let topology = Topology::routed(2)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let (control, backends) = (controller.control(), backends(&topology));
-    control.create(&service("web", WEB, "nat", &backends))?;
+    let stage = Stage::routed(2)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&service("web", WEB, "nat", backends))?;
     let held = Held::open(&topology.client, topology.vip(WEB), 100, Duration::from_secs(3))?;
     let cut = held.servers().get("web2").copied().unwrap_or_default();
     control.remove_backend("web", backends[1])?;
@@ -227,12 +209,4 @@ fn checked(backends: &[SocketAddr]) -> Value {
         "rise": 2, "fall": FALL,
     });
     web
-}
-
-fn start_servers(topology: &Topology) -> Result<Vec<Server>> {
-    (0..topology.servers.len()).map(|index| Server::start(topology, index)).collect()
-}
-
-fn backends(topology: &Topology) -> Vec<SocketAddr> {
-    at((0..topology.servers.len()).map(|index| topology.server_address(index)), PORT)
 }

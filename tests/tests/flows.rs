@@ -6,14 +6,11 @@ use anyhow::{Result, ensure};
 use hyper::Method;
 use serde_json::json;
 use tests::{
-    control::{at, backend_body, service},
-    controller::Controller,
+    control::{backend_body, service},
     eventually::{eventually, eventually_true},
     held::Held,
     load::{Load, Plan},
-    requires::requires,
-    server::{PORT, Server},
-    topology::Topology,
+    stage::Stage,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -22,12 +19,8 @@ const WEB: u16 = 80;
 /// Adding, re-weighting, draining and taking back, one after another, under connections that stay open.
 #[test]
 fn changes_of_the_table_move_nobody() -> Result<()> {
-    requires();
-    let topology = Topology::routed(4)?;
-    let _servers: Vec<Server> = (0..4).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    let backends = at((0..4).map(|index| topology.server_address(index)), PORT);
+    let stage = Stage::routed(4)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
     let mut web = service("web", WEB, "nat", &backends[..2]);
     web["flow_idle_seconds"] = json!(3);
     control.create(&web)?;
@@ -68,13 +61,9 @@ fn changes_of_the_table_move_nobody() -> Result<()> {
 #[test]
 fn removing_one_of_a_hundred_moves_no_other() -> Result<()> {
     const CONNECTIONS: usize = 2_500;
-    requires();
-    let topology = Topology::routed(1)?;
-    let farm = at(topology.add_farm(0, 100)?, PORT);
-    let _server = Server::start_farm(&topology, 0)?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    control.create(&service("web", WEB, "nat", &farm))?;
+    let stage = Stage::farm(100)?;
+    let (topology, control, farm) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&service("web", WEB, "nat", farm))?;
     let held = Held::open(&topology.client, topology.vip(WEB), CONNECTIONS, LIMIT)?;
     assert!(held.servers().len() > 95, "only {} of 100 backends were met", held.servers().len());
 
@@ -93,12 +82,8 @@ fn removing_one_of_a_hundred_moves_no_other() -> Result<()> {
 #[test]
 fn growth_of_the_table_moves_nobody() -> Result<()> {
     const CONNECTIONS: usize = 1_000;
-    requires();
-    let topology = Topology::routed(1)?;
-    let farm = at(topology.add_farm(0, 100)?, PORT);
-    let _server = Server::start_farm(&topology, 0)?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
+    let stage = Stage::farm(100)?;
+    let (topology, control, farm) = (&stage.topology, &stage.control, &stage.backends);
     let mut web = service("web", WEB, "nat", &farm[..5]);
     control.create(&web)?;
     let slots = || Ok::<_, anyhow::Error>(control.service("web")?["slots"].as_u64());
@@ -124,12 +109,8 @@ fn growth_of_the_table_moves_nobody() -> Result<()> {
 #[test]
 fn datagrams_keep_their_backend() -> Result<()> {
     use tests::{server::UDP_PORT, topology::CLIENT, udp::Udp};
-    requires();
-    let topology = Topology::routed(3)?;
-    let _servers: Vec<Server> = (0..3).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    let backends = at((0..3).map(|index| topology.server_address(index)), UDP_PORT);
+    let stage = Stage::routed(3)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, stage.at(UDP_PORT));
     let mut echo = service("echo", UDP_PORT, "nat", &backends[..2]);
     echo["protocol"] = json!("udp");
     echo["flow_idle_seconds"] = json!(4);

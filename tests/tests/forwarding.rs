@@ -1,18 +1,16 @@
 //! Packets reach a backend and answers reach the client, in every mode, as real clients see it.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
-    control::{at, backend_body, service},
-    controller::Controller,
+    control::{backend_body, service},
     eventually::{eventually, eventually_true},
     http::Connection,
     load::{Load, Plan},
     netns::Namespace,
-    requires::requires,
-    server::{PORT, Server, UDP_PORT},
+    server::{PORT, UDP_PORT},
     stage::Stage,
     topology::{CLIENT, Topology, VIP},
     udp::Udp,
@@ -23,12 +21,9 @@ const WEB: u16 = 80;
 
 #[test]
 fn smoke_nat_serves_curl_from_every_backend() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    control.create(&service("web", WEB, "nat", &backends(&topology)))?;
+    let stage = Stage::routed(3)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    control.create(&service("web", WEB, "nat", &stage.backends))?;
 
     let url = format!("http://{VIP}/whoami");
     let mut seen = BTreeSet::new();
@@ -56,22 +51,17 @@ fn smoke_nat_serves_curl_from_every_backend() -> Result<()> {
 
 #[test]
 fn large_bodies_arrive_whole_both_ways() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    controller.control().create(&service("web", WEB, "nat", &backends(&topology)))?;
-    transfer(&topology)
+    let stage = Stage::routed(1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    control.create(&service("web", WEB, "nat", &stage.backends))?;
+    transfer(topology)
 }
 
 #[test]
 fn smoke_dsr_l2_serves_without_seeing_the_answers() -> Result<()> {
-    requires();
-    let topology = Topology::segment(2)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    control.create(&service("web", PORT, "dsr-l2", &backends(&topology)))?;
+    let stage = Stage::segment(2)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    control.create(&service("web", PORT, "dsr-l2", &stage.backends))?;
     let url = format!("http://{VIP}:{PORT}/whoami");
     let mut seen = BTreeSet::new();
     eventually("curl meets both servers", LIMIT, || {
@@ -80,7 +70,7 @@ fn smoke_dsr_l2_serves_without_seeing_the_answers() -> Result<()> {
         Ok(())
     })?;
 
-    let mut echo = service("echo", UDP_PORT, "dsr-l2", &at_port(&topology, UDP_PORT));
+    let mut echo = service("echo", UDP_PORT, "dsr-l2", &stage.at(UDP_PORT));
     echo["protocol"] = json!("udp");
     control.create(&echo)?;
     let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
@@ -88,7 +78,7 @@ fn smoke_dsr_l2_serves_without_seeing_the_answers() -> Result<()> {
     let answer = client.receive()?;
     assert!(answer.payload.ends_with(b" hello") && answer.from == topology.vip(UDP_PORT), "{answer:?}");
 
-    transfer_at(&topology, PORT)?;
+    transfer_at(topology, PORT)?;
     control.counted("forwarded")?;
     assert_eq!(control.reason("replied")?, 0, "answers went through the balancer");
     Ok(())
@@ -97,12 +87,11 @@ fn smoke_dsr_l2_serves_without_seeing_the_answers() -> Result<()> {
 /// The balancer is a router in the mode `nat`: both directions lose one hop, and the source is the client's.
 #[test]
 fn nat_for_datagrams_takes_one_hop_and_keeps_the_client() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let controller = Controller::start(&topology)?;
-    let mut echo = service("echo", 53, "nat", &at_port(&topology, 5353));
+    let stage = Stage::routed(1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    let mut echo = service("echo", 53, "nat", &stage.at(5353));
     echo["protocol"] = json!("udp");
-    controller.control().create(&echo)?;
+    control.create(&echo)?;
     let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
     let server = Udp::bind(&topology.servers[0], topology.server_address(0), 5353, LIMIT)?;
     for length in [0, 1, 2, 17, 512, 1472] {
@@ -121,14 +110,12 @@ fn nat_for_datagrams_takes_one_hop_and_keeps_the_client() -> Result<()> {
 
 #[test]
 fn weights_are_respected() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
+    let stage = Stage::routed(3)?;
+    let (topology, control) = (&stage.topology, &stage.control);
     let mut web = service("web", WEB, "nat", &[]);
     let weights = [1, 2, 5];
-    web["backends"] = backends(&topology).iter().zip(weights).map(|(at, w)| backend_body(*at, w)).collect();
-    controller.control().create(&web)?;
+    web["backends"] = stage.backends.iter().zip(weights).map(|(at, w)| backend_body(*at, w)).collect();
+    control.create(&web)?;
     let plan = Plan { keep_alive: 0, fresh: 20, pause: Duration::ZERO, ..Plan::steady(topology.vip(WEB)) };
     let load = Load::start(&topology.client, plan)?;
     eventually_true("there are enough answers to judge", LIMIT, || Ok(load.tally().answered >= 2_000))?;
@@ -145,26 +132,21 @@ fn weights_are_respected() -> Result<()> {
 /// Drivers without XDP are served by the kernel's generic hook, with the same outcome.
 #[test]
 fn generic_mode_serves_too() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start_in(&topology, "generic")?;
-    let control = controller.control();
+    let stage = Stage::routed_in("generic", 1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
     let status = control.get("/v1/status")?;
     let generic = |interface: &Value| interface["mode"] == "generic";
     assert!(status["interfaces"].as_array().is_some_and(|all| all.iter().all(generic)), "{status}");
-    control.create(&service("web", WEB, "nat", &backends(&topology)))?;
-    transfer(&topology)
+    control.create(&service("web", WEB, "nat", &stage.backends))?;
+    transfer(topology)
 }
 
 /// A fragment carries no ports: it goes nowhere, and is counted.
 #[test]
 fn fragments_are_dropped_with_a_reason() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    let mut echo = service("echo", 53, "nat", &at_port(&topology, 5353));
+    let stage = Stage::routed(1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
+    let mut echo = service("echo", 53, "nat", &stage.at(5353));
     echo["protocol"] = json!("udp");
     control.create(&echo)?;
     let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
@@ -272,10 +254,8 @@ fn nat_serves_on_one_arm() -> Result<()> {
 /// Nobody to send to is a reason of its own, and the balancer's own port 80 is not reached either.
 #[test]
 fn a_service_without_backends_drops_with_a_reason() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
+    let stage = Stage::routed(1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
     control.create(&service("web", WEB, "nat", &[]))?;
     let output = topology
         .client
@@ -289,25 +269,11 @@ fn a_service_without_backends_drops_with_a_reason() -> Result<()> {
 /// Traffic that belongs to no service is the kernel's, as if nobody were there.
 #[test]
 fn other_traffic_is_routed_by_the_kernel() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let _servers = start_servers(&topology)?;
-    let controller = Controller::start(&topology)?;
+    let stage = Stage::routed(1)?;
+    let (topology, control) = (&stage.topology, &stage.control);
     let address = topology.server_address(0);
     assert_eq!(curl(&topology.client, &[&format!("http://{address}:{PORT}/whoami")])?, "web1");
-    controller.control().counted("not_ours")
-}
-
-fn start_servers(topology: &Topology) -> Result<Vec<Server>> {
-    (0..topology.servers.len()).map(|index| Server::start(topology, index)).collect()
-}
-
-fn backends(topology: &Topology) -> Vec<SocketAddr> {
-    at_port(topology, PORT)
-}
-
-fn at_port(topology: &Topology, port: u16) -> Vec<SocketAddr> {
-    at((0..topology.servers.len()).map(|index| topology.server_address(index)), port)
+    control.counted("not_ours")
 }
 
 fn curl(namespace: &Namespace, arguments: &[&str]) -> Result<String> {

@@ -5,12 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use tests::{
-    control::{Control, at, service},
-    controller::Controller,
+    control::{Control, service},
     eventually::eventually,
     http,
-    requires::requires,
-    server::{PORT, Server},
+    stage::Stage,
     topology::Topology,
     udp::Udp,
 };
@@ -20,39 +18,32 @@ const WEB: u16 = 80;
 
 #[test]
 fn an_interface_that_returns_is_attached_again() -> Result<()> {
-    requires();
-    let topology = Topology::routed(2)?;
-    let _servers: Vec<Server> = (0..2).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
-    let controller = Controller::start(&topology)?;
-    let control = controller.control();
-    let backends = at((0..2).map(|index| topology.server_address(index)), PORT);
-    control.create(&service("web", WEB, "nat", &backends))?;
-    everybody_serves(&topology)?;
+    let stage = Stage::routed(2)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&service("web", WEB, "nat", backends))?;
+    everybody_serves(topology)?;
 
     topology.balancer.ip("link del c0")?;
     attached(control, "c0", false)?;
     topology.reconnect_client()?;
     attached(control, "c0", true)?;
-    everybody_serves(&topology)?;
+    everybody_serves(topology)?;
 
     topology.balancer.ip("link del b0")?;
     attached(control, "b0", false)?;
     topology.connect_switch()?;
     attached(control, "b0", true)?;
     control.installed()?;
-    everybody_serves(&topology)
+    everybody_serves(topology)
 }
 
 /// A server that is replaced by another machine has the same address and another MAC.
 #[test]
 fn a_neighbour_with_a_new_address_is_found() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let _server = Server::start(&topology, 0)?;
-    let controller = Controller::start(&topology)?;
-    let backends = at([topology.server_address(0)], PORT);
-    controller.control().create(&service("web", WEB, "nat", &backends))?;
-    everybody_serves(&topology)?;
+    let stage = Stage::routed(1)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&service("web", WEB, "nat", backends))?;
+    everybody_serves(topology)?;
     let mac = "02:00:00:00:be:ef";
     topology.servers[0].ip(&format!("link set eth0 address {mac}"))?;
     // A machine that takes over an address asks for its gateway, and so tells the gateway about itself.
@@ -60,11 +51,11 @@ fn a_neighbour_with_a_new_address_is_found() -> Result<()> {
     let own = Udp::bind(&topology.servers[0], topology.server_address(0), 0, LIMIT)?;
     own.send(b"here I am", "10.20.0.1:9".parse()?)?;
     eventually("the next hop is the new one", LIMIT, || {
-        let backend = controller.control().backend("web", backends[0])?;
+        let backend = control.backend("web", backends[0])?;
         ensure!(backend["installed"]["next_hop"]["mac"] == mac, "{backend}");
         Ok(())
     })?;
-    everybody_serves(&topology)
+    everybody_serves(topology)
 }
 
 fn attached(control: &Control, interface: &str, expected: bool) -> Result<()> {

@@ -8,15 +8,12 @@ use std::{
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::{
-    control::{at, service},
-    controller::Controller,
+    control::service,
     eventually::{eventually, eventually_true},
     held::Held,
     load::{Load, Plan},
     process::binary,
-    requires::requires,
-    server::{PORT, Server},
-    topology::Topology,
+    stage::Stage,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -25,17 +22,14 @@ const CONNECTIONS: usize = 200;
 
 #[test]
 fn ten_seconds_without_a_controller_cut_and_move_nothing() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let _servers: Vec<Server> = (0..3).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
-    let mut controller = Controller::start(&topology)?;
-    let backends = at((0..3).map(|index| topology.server_address(index)), PORT);
-    controller.control().create(&checked(&backends))?;
+    let mut stage = Stage::routed(3)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&checked(backends))?;
     let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
     let held = Held::open(&topology.client, topology.vip(WEB), CONNECTIONS, LIMIT)?;
-    let before = controller.control().service("web")?;
+    let before = control.service("web")?;
 
-    controller.kill()?;
+    stage.controller.kill()?;
     let back = Instant::now() + Duration::from_secs(10);
     let mut rounds = 0;
     while Instant::now() < back {
@@ -48,11 +42,11 @@ fn ten_seconds_without_a_controller_cut_and_move_nothing() -> Result<()> {
     let fresh = Held::open(&topology.client, topology.vip(WEB), 60, LIMIT)?;
     assert_eq!(fresh.servers().len(), 3, "new connections go to every backend meanwhile");
 
-    controller.start_again()?;
-    controller.control().installed()?;
+    stage.controller.start_again()?;
+    control.installed()?;
     held.ask_and_expect_all(CONNECTIONS)?;
     fresh.ask_and_expect_all(60)?;
-    let after = controller.control().service("web")?;
+    let after = control.service("web")?;
     for same in ["slots", "slots_settled"] {
         assert_eq!(before[same], after[same], "the table was not taken over: {before} {after}");
     }
@@ -64,31 +58,28 @@ fn ten_seconds_without_a_controller_cut_and_move_nothing() -> Result<()> {
 /// Slots that were moving when the controller died go on moving, and settle under its successor.
 #[test]
 fn a_controller_killed_while_slots_move_is_succeeded() -> Result<()> {
-    requires();
-    let topology = Topology::routed(3)?;
-    let _servers: Vec<Server> = (0..3).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
-    let mut controller = Controller::start(&topology)?;
-    let backends = at((0..3).map(|index| topology.server_address(index)), PORT);
+    let mut stage = Stage::routed(3)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
     let mut web = checked(&backends[..2]);
     web["flow_idle_seconds"] = json!(4);
-    controller.control().create(&web)?;
+    control.create(&web)?;
     let held = Held::open(&topology.client, topology.vip(WEB), CONNECTIONS, LIMIT)?;
-    controller.control().add_backend("web", backends[2])?;
-    eventually_true("slots are moving", LIMIT, || Ok(controller.control().slots("web", "moving")? > 0))?;
+    control.add_backend("web", backends[2])?;
+    eventually_true("slots are moving", LIMIT, || Ok(control.slots("web", "moving")? > 0))?;
     held.ask_and_expect_all(CONNECTIONS)?;
 
-    controller.kill()?;
+    stage.controller.kill()?;
     held.ask_and_expect_all(CONNECTIONS)?;
-    controller.start_again()?;
+    stage.controller.start_again()?;
     eventually("no slot is moving any more", LIMIT, || {
         held.ask_and_expect_all(CONNECTIONS)?;
-        let moving = controller.control().slots("web", "moving")?;
+        let moving = control.slots("web", "moving")?;
         ensure!(moving == 0, "{moving} are");
         Ok(())
     })?;
     // A second successor, now among pinned slots.
-    controller.kill()?;
-    controller.start_again()?;
+    stage.controller.kill()?;
+    stage.controller.start_again()?;
     held.ask_and_expect_all(CONNECTIONS)?;
     let fresh = Held::open(&topology.client, topology.vip(WEB), 90, LIMIT)?;
     ensure!(
@@ -102,17 +93,13 @@ fn a_controller_killed_while_slots_move_is_succeeded() -> Result<()> {
 /// Unknown is not down: a start without verdicts serves, and then learns who died meanwhile.
 #[test]
 fn a_successor_learns_who_died_meanwhile() -> Result<()> {
-    requires();
-    let topology = Topology::routed(2)?;
-    let mut servers: Vec<Server> =
-        (0..2).map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
-    let mut controller = Controller::start(&topology)?;
-    let backends = at((0..2).map(|index| topology.server_address(index)), PORT);
-    controller.control().create(&checked(&backends))?;
-    controller.kill()?;
-    servers.remove(0).kill()?;
-    controller.start_again()?;
-    controller.control().backend_is("web", backends[0], "down", LIMIT)?;
+    let mut stage = Stage::routed(2)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&checked(backends))?;
+    stage.controller.kill()?;
+    stage.servers.remove(0).kill()?;
+    stage.controller.start_again()?;
+    control.backend_is("web", backends[0], "down", LIMIT)?;
     let load = Load::start(&topology.client, Plan::steady(topology.vip(WEB)))?;
     eventually_true("the other one serves", LIMIT, || Ok(load.tally().answered > 200))?;
     let tally = load.stop()?;
@@ -123,12 +110,9 @@ fn a_successor_learns_who_died_meanwhile() -> Result<()> {
 /// `unload` takes everything off, but not under a controller that runs.
 #[test]
 fn unload_leaves_nothing_behind() -> Result<()> {
-    requires();
-    let topology = Topology::routed(1)?;
-    let _server = Server::start(&topology, 0)?;
-    let mut controller = Controller::start(&topology)?;
-    let backends = at([topology.server_address(0)], PORT);
-    controller.control().create(&service("web", WEB, "nat", &backends))?;
+    let mut stage = Stage::routed(1)?;
+    let (topology, control, backends) = (&stage.topology, &stage.control, &stage.backends);
+    control.create(&service("web", WEB, "nat", backends))?;
     let unload = || {
         let mut command = topology.balancer.command(binary("lb-control")?);
         Ok::<_, anyhow::Error>(command.arg("unload").arg("--pin-dir").arg(topology.pins()).output()?)
@@ -138,7 +122,7 @@ fn unload_leaves_nothing_behind() -> Result<()> {
     assert!(!refused.status.success(), "it unloads under a running controller");
     held.ask_and_expect_all(5)?;
 
-    controller.kill()?;
+    stage.controller.kill()?;
     held.ask_and_expect_all(5)?;
     let done = unload()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
