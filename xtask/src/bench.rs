@@ -10,8 +10,11 @@ use anyhow::{Result, anyhow};
 use crate::build_ebpf;
 use crate::host;
 use crate::setup::{self, Needs};
-use crate::step::step;
+use crate::step::{describe, shown, step};
 use crate::workspace::{self, Profile};
+
+/// Rows that insert flows and find them again: a round takes five seconds.
+const SHORT_ROUND: &str = "nat moving";
 
 /// Measure what a packet costs
 ///
@@ -44,15 +47,26 @@ pub fn run(args: &Args) -> Result<()> {
     let What::Xdp = args.what;
     host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
     setup::ensure(Needs::default())?;
-    let object =
-        step("build the measuring program for BPF", || Ok(build_ebpf::build(&workspace::root(), "bench")?))?;
-    let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_xdp"]))?;
-    let bench = built.executable("bench_xdp")?;
-    let mut command = Command::new(bench);
-    command.env("PORTCULLIS_BENCH_OBJECT", object);
+    let mut command = built()?;
     if let Some(json) = &args.json {
         command.arg("--json").arg(env::current_dir()?.join(json));
     }
     command.args(&args.rest);
-    Err(anyhow!(command.exec()).context(format!("cannot run {}", bench.display())))
+    Err(anyhow!(command.exec()).context(format!("cannot run {}", describe(&command))))
+}
+
+/// A few rows in one round, for a machine that is set up: that it runs, and that each row measures what it says.
+pub fn short_round() -> Result<()> {
+    let mut command = built()?;
+    shown(command.args(["--rounds", "1", "--filter", SHORT_ROUND]))
+}
+
+/// The measuring program, built, without options.
+fn built() -> Result<Command> {
+    let object =
+        step("build the measuring program for BPF", || Ok(build_ebpf::build(&workspace::root(), "bench")?))?;
+    let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_xdp"]))?;
+    let mut command = Command::new(built.executable("bench_xdp")?);
+    command.env("PORTCULLIS_BENCH_OBJECT", object);
+    Ok(command)
 }

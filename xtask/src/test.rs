@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::bench;
 use crate::host;
 use crate::setup::{self, Needs};
 use crate::step::{describe, shown, step};
@@ -25,9 +26,9 @@ const VM_SHORT: [&str; 2] = ["virtio_", "smoke_"];
 
 /// Run every test, after setting up what they need
 ///
-/// In this order: formatting, clippy with warnings denied, the host tests, the packet path's budget, the
-/// suites in network namespaces, and a short part of them inside a virtual machine with a stock Debian
-/// kernel. The last line counts the tests. Needs root and BPF; `--vm` does not.
+/// In this order: formatting, clippy with warnings denied, the host tests, the packet path's budget, a short
+/// round of the bench, the suites in network namespaces, and a short part of them inside a virtual machine
+/// with a stock Debian kernel. The last line counts the tests. Needs root and BPF; `--vm` does not.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test                 everything; CI runs this\n  \
@@ -35,7 +36,7 @@ const VM_SHORT: [&str; 2] = ["virtio_", "smoke_"];
     cargo xtask test --host          formatting, clippy and host tests: no root, no BPF\n  \
     cargo xtask test --vm            the namespace suites inside the virtual machine: no root")]
 pub struct Args {
-    /// Only tests whose name contains this; leaves out formatting, clippy, budget and virtual machine
+    /// Only tests whose name contains this; leaves out formatting, clippy, budget, bench and virtual machine
     filter: Option<String>,
     /// Run the namespace suites, all of them, inside the virtual machine and nothing else
     #[arg(long)]
@@ -93,6 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         if !args.host {
             if filter.is_none() {
                 report.step("budget of the packet path", |_| verify::verify());
+                report.step("bench, one short round", |_| bench::short_round());
             }
             report.step("namespace suites", |report| {
                 let mut command = workspace::cargo();

@@ -78,6 +78,8 @@ fn measure(mut stage: Stage, args: &Args) -> Result<Vec<(Row, Vec<f64>)>> {
     };
     let mut rounds: Vec<(Row, Vec<f64>)> =
         Row::all().into_iter().filter(wanted).map(|row| (row, Vec::new())).collect();
+    let chosen = rounds.iter().any(|(row, _)| matches!(row, Row::Shipped(..)));
+    ensure!(chosen, "no row's \"mode scenario flows\" contains {:?}", args.filter);
     for round in 0..args.rounds.max(1) {
         eprintln!("round {} of {}", round + 1, args.rounds.max(1));
         for (row, times) in &mut rounds {
