@@ -235,15 +235,19 @@ impl Planner<'_> {
     }
 
     fn reply(&mut self, target: &TargetService, backend: &TargetBackend, id: BackendId) {
-        if target.mode != Mode::Nat {
-            return;
-        }
         let key = ServiceKey {
             address: backend.address,
             port: backend.port,
             protocol: target.key.protocol,
             reserved: 0,
         };
+        if target.mode != Mode::Nat {
+            // Deleted and made anew in another mode between two plans.
+            if self.installed.replies.get(&key).is_some_and(|reply| reply.backend == id.0) {
+                self.change(Change::DeleteReply(key));
+            }
+            return;
+        }
         let service = self.installed.backends[&id].service;
         let reply = Reply::new(target.key.address, target.key.port, id, service);
         if self.installed.replies.get(&key) != Some(&reply) {

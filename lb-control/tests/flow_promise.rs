@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use lb_common::{
-    Address, BackendState, HashKeys, Interface, Mac, Mode, NextHop, Port, Reason, ServiceKey, Tracking,
+    Address, BackendState, HashKeys, Interface, Mac, Mode, NextHop, Port, Protocol, Reason, ServiceKey,
+    Tracking,
 };
 use lb_control::{
     datapath::{Capacity, memory::MemoryDatapath},
@@ -78,11 +79,12 @@ struct Simulation {
     now: u32,
     random: u64,
     spoofed_per_second: u32,
+    protocol: Protocol,
     packets: u64,
 }
 
 impl Simulation {
-    fn new(seed: u64, flow_capacity: u32, spoofed_per_second: u32) -> Self {
+    fn new(seed: u64, protocol: Protocol, flow_capacity: u32, spoofed_per_second: u32) -> Self {
         let capacity = Capacity { slots: 65_536, flows: flow_capacity, backends: 512, services: 4 };
         let datapath = MemoryDatapath::new(capacity, HashKeys([seed | 1, !seed]));
         let mut simulation = Self {
@@ -93,6 +95,7 @@ impl Simulation {
             now: 1_000,
             random: seed,
             spoofed_per_second,
+            protocol,
             packets: 0,
         };
         for _ in 0..6 {
@@ -180,7 +183,7 @@ impl Simulation {
                 key: ServiceKey {
                     address: Address::from_ipv4(VIP),
                     port: Port::new(80),
-                    protocol: 6,
+                    protocol: self.protocol as u8,
                     reserved: 0,
                 },
                 mode: Mode::Nat,
@@ -247,7 +250,8 @@ impl Simulation {
         let backend = self.send(client, port, kind);
         // Not promised: a SYN that the full table refused went to the old owner, and its retransmission, should
         // there be room by then, opens the flow at the new one.
-        let reopened = self.spoofed_per_second > 0 && matches!(kind, Tcp::Syn);
+        let is_syn = matches!((self.protocol, kind), (Protocol::Tcp, Tcp::Syn));
+        let reopened = self.spoofed_per_second > 0 && is_syn;
         if reopened || expected.is_none() {
             // Resteered away from a backend that failed, the flow is promised its new one.
             self.flows[index].backend = backend;
@@ -270,7 +274,10 @@ impl Simulation {
     /// The backend that a client's packet is sent to.
     fn send(&mut self, client: u32, port: u16, kind: Tcp) -> Option<u32> {
         self.packets += 1;
-        let mut packet = tcp(client, port, kind);
+        let mut packet = match self.protocol {
+            Protocol::Tcp => tcp(client, port, kind),
+            Protocol::Udp => udp(client, port),
+        };
         let verdict = self.engine.as_ref().expect("there is always one").datapath().process(&mut packet);
         match verdict.reason {
             Reason::Forwarded => Some(packet[33] as u32 | (packet[32] as u32) << 8),
@@ -310,18 +317,42 @@ fn tcp(client: u32, port: u16, kind: Tcp) -> [u8; 54] {
     packet
 }
 
+/// The same as a datagram.
+fn udp(client: u32, port: u16) -> [u8; 54] {
+    let mut packet = tcp(client, port, Tcp::Ack);
+    packet[23] = 17;
+    packet[38..40].copy_from_slice(&20u16.to_be_bytes());
+    packet
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 160, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_flow_stays_with_its_backend(events in events(), seed in any::<u64>()) {
-        let mut simulation = Simulation::new(seed, 100_000, 0);
+        let mut simulation = Simulation::new(seed, Protocol::Tcp, 100_000, 0);
         events.iter().for_each(|event| simulation.apply(event));
     }
 
     #[test]
     fn a_flow_stays_with_its_backend_while_the_table_is_full(events in events(), seed in any::<u64>()) {
-        let mut simulation = Simulation::new(seed, 40, 6);
+        let mut simulation = Simulation::new(seed, Protocol::Tcp, 40, 6);
+        events.iter().for_each(|event| simulation.apply(event));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn datagrams_stay_with_their_backend(events in events(), seed in any::<u64>()) {
+        let mut simulation = Simulation::new(seed, Protocol::Udp, 100_000, 0);
+        events.iter().for_each(|event| simulation.apply(event));
+    }
+
+    #[test]
+    fn datagrams_stay_with_their_backend_while_the_table_is_full(events in events(), seed in any::<u64>()) {
+        let mut simulation = Simulation::new(seed, Protocol::Udp, 40, 6);
         events.iter().for_each(|event| simulation.apply(event));
     }
 }
@@ -329,7 +360,7 @@ proptest! {
 /// Nothing stays behind: after the churn every slot settles, no flow is remembered and no id is lost.
 #[test]
 fn everything_comes_to_rest() {
-    let mut simulation = Simulation::new(7, 100_000, 0);
+    let mut simulation = Simulation::new(7, Protocol::Tcp, 100_000, 0);
     for round in 0..40 {
         simulation.apply(&Event::AddMany);
         simulation.apply(&Event::Pass(3));

@@ -35,6 +35,8 @@ pub enum Obstacle {
     Malformed,
     /// Neither TCP nor UDP.
     Protocol,
+    /// Sent to a group of hosts by its Ethernet address.
+    NotUnicast,
 }
 
 /// What a segment or datagram means for its flow.
@@ -92,6 +94,8 @@ impl Transport {
     }
 }
 
+/// Of an Ethernet address' first byte (IEEE 802).
+const GROUP_BIT: u8 = 0x01;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -122,6 +126,11 @@ fn parse_ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Option<Parsed> {
     let (source, destination) = (Address::from_ipv4_word(header[3]), Address::from_ipv4_word(header[4]));
     let obstacle = |obstacle| Some(Parsed::Unbalanceable(destination, obstacle));
 
+    // Broadcast and multicast frames are for every host of the link, and so not for a balancer among them.
+    if packet.load::<u8>(offset_of!(EthHdr, dst_addr))? & GROUP_BIT != 0 {
+        return obstacle(Obstacle::NotUnicast);
+    }
+    let Some(protocol) = Protocol::from_number(protocol) else { return obstacle(Obstacle::Protocol) };
     if version_ihl != 0x45 {
         let options = version_ihl >> 4 == 4 && version_ihl & 15 > 5;
         return obstacle(if options { Obstacle::Options } else { Obstacle::Malformed });
@@ -134,7 +143,6 @@ fn parse_ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Option<Parsed> {
         return obstacle(Obstacle::Fragment);
     }
     let l4 = l3 + Ipv4Hdr::LEN;
-    let Some(protocol) = Protocol::from_number(protocol) else { return obstacle(Obstacle::Protocol) };
     let (ports, event) = match protocol {
         Protocol::Tcp => {
             let Some(header) = packet.load::<[u32; TcpHdr::LEN / 4]>(l4) else {

@@ -58,9 +58,11 @@ pub fn process<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ver
                 Obstacle::Fragment if ours => Reason::Fragment,
                 Obstacle::Options if ours => Reason::OptionsUnsupported,
                 Obstacle::Malformed if ours => Reason::Malformed,
-                Obstacle::Fragment | Obstacle::Options | Obstacle::Malformed | Obstacle::Protocol => {
-                    Reason::NotOurs
-                }
+                Obstacle::Fragment
+                | Obstacle::Options
+                | Obstacle::Malformed
+                | Obstacle::Protocol
+                | Obstacle::NotUnicast => Reason::NotOurs,
             });
         }
     };

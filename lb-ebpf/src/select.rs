@@ -5,7 +5,7 @@
 //! | settled | no | `current` | no |
 //! | moving, mid-flow | yes | a serving `previous`, else `current` | yes |
 //! | moving, SYN | yes | `current`; a serving `previous` for 3 s after the move | yes |
-//! | moving, UDP | yes | a serving `previous` for one idle timeout, then `current` | yes |
+//! | moving, UDP | yes | a serving `previous`, else `current`: there is no SYN to tell a new flow by | yes |
 //! | pinned | yes | `current` | only in place of something stale |
 //!
 //! A flow that the full table refuses goes where its later packets will be sent: a TCP flow of a moving slot
@@ -71,11 +71,10 @@ fn moving<T: Tables>(
     now: u32,
 ) -> Choice {
     let old = if serves(tables, service, slot.previous()) { slot.previous() } else { slot.current() };
-    let since_move = slot.seconds_since_move(now);
     let (backend, if_refused) = match event {
-        Event::Open if since_move < SYN_RETRANSMIT_SECONDS => (old, old),
+        // Both are whole seconds, so a difference of 3 may be of little more than 2.
+        Event::Open if slot.seconds_since_move(now) <= SYN_RETRANSMIT_SECONDS => (old, old),
         Event::Open => (slot.current(), old),
-        Event::Datagram if since_move > service.flow_idle_seconds => (slot.current(), slot.current()),
         Event::Datagram | Event::Continue | Event::Close => (old, old),
     };
     let new_flow = matches!(event, Event::Open | Event::Datagram);

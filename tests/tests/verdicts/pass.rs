@@ -37,7 +37,16 @@ fn not_ours() -> Vec<Row> {
         bytes[14] = 0x46;
         bytes
     };
+    let changed = |mut bytes: Vec<u8>, at: usize, byte: u8| {
+        bytes[at] = byte;
+        bytes
+    };
+    let gre = || came.ipv4(IpNumber::GRE, &[0; 12]);
     vec![
+        row("a broadcast frame for a virtual address", changed(segment(&came), 0, 0xff)),
+        row("a multicast frame for a virtual address", changed(segment(&came), 0, 0x01)),
+        row("a fragment of GRE to a virtual address", changed(gre(), 20, 0x20)),
+        row("GRE with options to a virtual address", changed(gre(), 14, 0x46)),
         row("another address", syn(&stranger)),
         row("another port", syn(&to(other_port))),
         row("the port of another protocol", datagram(&came)),

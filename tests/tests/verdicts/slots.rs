@@ -120,9 +120,9 @@ fn moving_udp() -> Vec<Row> {
     let moved = |ago| Slots(B, A, Moving, ago);
     vec![
         sent(NatUdp, "moving, datagram", &[moved(4)], datagram, A).opens().remembers(A),
-        sent(NatUdp, "moving, datagram after the idle timeout", &[moved(IDLED)], datagram, B)
+        sent(NatUdp, "moving, datagram after the idle timeout", &[moved(IDLED)], datagram, A)
             .opens()
-            .remembers(B),
+            .remembers(A),
         sent(NatUdp, "moving, datagram, previous is down", &[moved(4), Down(A)], datagram, B)
             .opens()
             .remembers(B),
@@ -173,7 +173,7 @@ fn full() -> Vec<Row> {
             .opens()
             .remembers(B),
         sent(NatUdp, "full, datagram", &[moved(4), Full], datagram, A).opens().refused(),
-        sent(NatUdp, "full, datagram after the idle timeout", &[moved(IDLED), Full], datagram, B)
+        sent(NatUdp, "full, datagram after the idle timeout", &[moved(IDLED), Full], datagram, A)
             .opens()
             .refused(),
         sent(NatTcp, "full, pinned, unknown", &[Slots(B, A, Pinned, 90), Full], syn, B).opens(),

@@ -71,7 +71,11 @@ impl Pins {
     pub fn check_maps(&self, object: &Object) -> Result<Existing> {
         let pinned: Vec<&str> =
             limits::maps::ALL.into_iter().filter(|name| self.map(name).exists()).collect();
-        if pinned.is_empty() {
+        if pinned.len() < limits::maps::ALL.len() && self.pinned_links()?.is_empty() {
+            // A first start that was killed half-way: nothing forwards by these.
+            for name in pinned {
+                fs::remove_file(self.map(name)).with_context(|| format!("pin_dir: unpinning {name}"))?;
+            }
             return Ok(Existing::None);
         }
         let mut sizes = Vec::new();
