@@ -1,7 +1,7 @@
 //! The interfaces that the program is to run on: attached when they appear, again when they return.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -82,6 +82,24 @@ impl Interfaces {
             self.let_go(&name, engine).await?;
         }
         Ok(())
+    }
+
+    /// Lets go of what an earlier controller attached to interfaces that are gone or no longer asked for. Only
+    /// once the start has succeeded: until then they may still be needed.
+    pub async fn let_go_of_others(&self, engine: &EngineThread<Bpf>) -> Result<(), EngineGone> {
+        let kept: BTreeSet<u32> = self.attached.values().map(|one| one.ifindex).collect();
+        let let_go = move |engine: &mut Bpf| {
+            let datapath = engine.datapath_mut();
+            let attached = datapath.attached().map(|(ifindex, _)| ifindex);
+            let others: Vec<u32> = attached.filter(|ifindex| !kept.contains(ifindex)).collect();
+            for ifindex in others {
+                tracing::info!(ifindex, "letting go of an interface that is gone or no longer asked for");
+                if let Err(error) = datapath.detach(ifindex) {
+                    tracing::warn!(ifindex, "cannot let go of its link: {error:#}");
+                }
+            }
+        };
+        engine.call(let_go).await
     }
 
     /// Everything that keeps an interface from being attached.

@@ -1,8 +1,8 @@
 //! Brings the controller up, each thing after those that it needs, and takes what is installed off again.
 //!
 //! The socket appears last: who finds it finds a balancer that serves. A start that fails takes back what it
-//! attached and pinned; directories, the store, a bpffs that it mounted and forwarding that it enabled stay, and so
-//! does what an earlier controller installed.
+//! attached and pinned; directories, the store, a bpffs that it mounted and what it set for forwarding stay, and so
+//! does what an earlier controller installed or attached.
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc};
 
@@ -150,9 +150,8 @@ async fn start(
     desired: Arc<DesiredState>,
     netlink: Netlink,
 ) -> anyhow::Result<(Reconciler, Listeners)> {
-    let kept = kept_links(&config.interfaces, &netlink.snapshot());
     let (options, capacities) = (options(config, object), config.capacities);
-    let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities, &kept)).await?;
+    let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities)).await?;
     desired.set_slots(slots);
     adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;
@@ -188,7 +187,10 @@ async fn start(
         }
     };
     match bound {
-        Ok(listeners) => Ok((reconciler, listeners)),
+        Ok(listeners) => {
+            reconciler.interfaces.let_go_of_others(&reconciler.engine).await?;
+            Ok((reconciler, listeners))
+        }
         Err(error) => {
             reconciler.interfaces.take_back(&reconciler.engine).await?;
             Err(error)
@@ -208,26 +210,10 @@ fn options(config: &Config, object: &'static [u8]) -> BpfOptions<'static> {
     }
 }
 
-/// Numbers of the interfaces whose links are taken over.
-fn kept_links(names: &[String], snapshot: &Snapshot) -> BTreeSet<u32> {
-    names.iter().filter_map(|name| snapshot.link_by_name(name)).map(|(ifindex, _)| ifindex).collect()
-}
-
-/// Loads or takes over, and lets go of links to interfaces that are no longer asked for. Tells what is installed
-/// and how many slots there are.
-fn open(
-    options: BpfOptions<'_>,
-    capacities: Capacities,
-    kept: &BTreeSet<u32>,
-) -> anyhow::Result<(Bpf, (Contents, u32))> {
+/// Loads or takes over. Tells what is installed and how many slots there are.
+fn open(options: BpfOptions<'_>, capacities: Capacities) -> anyhow::Result<(Bpf, (Contents, u32))> {
     let mut datapath = BpfDatapath::open(options)?;
     datapath.forward_logs()?;
-    let others: Vec<u32> =
-        datapath.attached().map(|(ifindex, _)| ifindex).filter(|ifindex| !kept.contains(ifindex)).collect();
-    for ifindex in others {
-        tracing::info!(ifindex, "letting go of an interface that is gone or no longer asked for");
-        datapath.detach(ifindex)?;
-    }
     if datapath.took_over() {
         tracing::info!("took over the tables of an earlier controller");
         let Capacity { slots, flows, .. } = datapath.capacity();
