@@ -117,9 +117,43 @@ pub fn enable_forwarding(interface: &str) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Loosens strict reverse path filtering on an interface (RFC 3704). A reply to a client whose Ethernet address the
+/// kernel has yet to ask for is passed to the stack; its source is the virtual address, to which no route leads
+/// by the backend's interface, and the stack would drop it and never ask. Returns whether that was news.
+pub fn loosen_reverse_path_filter(interface: &str) -> io::Result<bool> {
+    let path = |interface: &str| format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+    let (all, own) = (fs::read_to_string(path("all"))?, fs::read_to_string(path(interface))?);
+    if !filters_strictly(&all, &own) {
+        return Ok(false);
+    }
+    fs::write(path(interface), "2\n")?;
+    Ok(true)
+}
+
+/// The larger of the two values of `rp_filter` holds; 1 is strict.
+fn filters_strictly(all: &str, own: &str) -> bool {
+    let strictness = |text: &str| text.trim().parse::<u8>().unwrap_or(0);
+    strictness(all).max(strictness(own)) == 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_larger_reverse_path_filter_holds() {
+        for (all, own, strict) in [
+            ("0\n", "0\n", false),
+            ("1\n", "0\n", true),
+            ("0\n", "1\n", true),
+            ("1\n", "1\n", true),
+            ("2\n", "1\n", false),
+            ("1\n", "2\n", false),
+            ("2\n", "0\n", false),
+        ] {
+            assert_eq!(filters_strictly(all, own), strict, "all {all:?}, own {own:?}");
+        }
+    }
 
     #[test]
     fn a_directory_is_locked_once() {

@@ -148,6 +148,14 @@ impl Interfaces {
             Ok(false) => {}
             Err(error) => tracing::warn!(interface = %name, %error, "cannot enable IPv4 forwarding"),
         }
+        match host::loosen_reverse_path_filter(name) {
+            Ok(true) => tracing::info!(
+                interface = %name,
+                "set net.ipv4.conf.{name}.rp_filter to 2 (loose): the strict filter drops replies from virtual addresses"
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(interface = %name, %error, "cannot loosen reverse path filtering"),
+        }
         let other = netlink.xdp(ifindex).await.ok().flatten();
         let (owned, wanted) = (name.to_owned(), self.wanted);
         let attach = move |engine: &mut Bpf| {
