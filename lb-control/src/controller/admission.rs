@@ -1,4 +1,5 @@
-//! The live world's say in an order: whether the kernel has a way to each new backend.
+//! The live world's say in an order: whether a new service's address is free of the host, and whether the kernel
+//! has a way to each new backend.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +12,8 @@ use tokio::runtime::Handle;
 
 use crate::{
     desired::Admission,
-    model::{BackendError, Desired, Mode, Refusal},
-    netlink::{Netlink, Route, RouteAnswer},
+    model::{BackendError, Desired, FieldError, Mode, Refusal},
+    netlink::{Netlink, Route, RouteAnswer, Snapshot},
 };
 
 /// The kernel answers in microseconds; an order does not wait longer than this for it.
@@ -53,6 +54,17 @@ impl RouteAdmission {
 
 impl Admission for RouteAdmission {
     fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal> {
+        let snapshot = self.netlink.snapshot();
+        let new = after.services.values().filter(|service| {
+            before.services.get(&service.name).is_none_or(|old| old.address != service.address)
+        });
+        let refused: Vec<_> = new
+            .filter_map(|service| own_address(service.address, &snapshot))
+            .map(|rule| FieldError::new("address", rule))
+            .collect();
+        if !refused.is_empty() {
+            return Err(Refusal::Invalid(refused));
+        }
         let new = new_backends(before, after);
         let mut addresses: Vec<IpAddr> = new.iter().map(|(_, _, at)| at.ip()).collect();
         addresses.sort_unstable();
@@ -61,7 +73,6 @@ impl Admission for RouteAdmission {
             return Ok(());
         }
         let routes = self.routes(addresses);
-        let snapshot = self.netlink.snapshot();
         let is_ethernet = |ifindex: u32| snapshot.links.get(&ifindex).is_none_or(|link| link.mac.is_some());
         let refused = new.into_iter().filter_map(|(service, mode, backend)| {
             let rule = rule(mode, backend.ip(), *routes.get(&backend.ip())?, is_ethernet)?;
@@ -70,6 +81,16 @@ impl Admission for RouteAdmission {
         let refused: Vec<_> = refused.collect();
         if refused.is_empty() { Ok(()) } else { Err(Refusal::Backends(refused)) }
     }
+}
+
+/// The rule that a service's address breaks. Pure.
+pub fn own_address(address: IpAddr, snapshot: &Snapshot) -> Option<String> {
+    let (ifindex, _) = snapshot.addresses.iter().find(|(_, own)| *own == address)?;
+    let interface = snapshot.links.get(ifindex).map_or("an interface", |link| link.name.as_str());
+    Some(format!(
+        "{address} is an address of the balancer itself, on {interface}; a virtual address must not be configured \
+         on the balancer"
+    ))
 }
 
 /// Backends that an order adds, or whose service it gives another mode.
@@ -111,6 +132,18 @@ fn rule(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_virtual_address_is_not_the_hosts_own() {
+        let mut snapshot = Snapshot::default();
+        snapshot.addresses.extend([(1, [127, 0, 0, 1].into()), (3, [10, 0, 0, 1].into())]);
+        for (address, own) in [([10, 0, 0, 1], true), ([10, 0, 0, 2], false), ([127, 0, 0, 1], true)] {
+            let said = own_address(address.into(), &snapshot);
+            assert_eq!(said.is_some(), own, "{address:?}: {said:?}");
+        }
+        let said = own_address([10, 0, 0, 1].into(), &snapshot).unwrap_or_default();
+        assert!(said.starts_with("10.0.0.1 is an address of the balancer itself"), "{said}");
+    }
 
     #[test]
     fn a_backend_needs_a_way() {

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Bpf,
-    admission::RouteAdmission,
+    admission::{RouteAdmission, own_address},
     adopt,
     engine_thread::EngineThread,
     host,
@@ -155,6 +155,7 @@ async fn start(
     desired.set_slots(slots);
     adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;
+    warn_of_own_addresses(&desired.current(), &netlink.snapshot());
     let mut next_hops = NextHops::new(config.interfaces.clone());
     next_hops.adopt(&contents.interfaces, &adopt::ways(&contents));
     let (wanted, wanted_receiver) = watch::channel(backend_addresses(&desired.current()));
@@ -246,6 +247,15 @@ fn make_services(desired: &DesiredState, services: &[Service]) -> anyhow::Result
         tracing::info!(service = %service.name, "made as the configuration file says");
     }
     Ok(())
+}
+
+/// Orders for such services are refused; those of the file and of the store are kept.
+fn warn_of_own_addresses(desired: &Desired, snapshot: &Snapshot) {
+    for service in desired.services.values() {
+        if let Some(rule) = own_address(service.address, snapshot) {
+            tracing::warn!(service = %service.name, "{rule}");
+        }
+    }
 }
 
 fn backend_addresses(desired: &Desired) -> BTreeSet<IpAddr> {
