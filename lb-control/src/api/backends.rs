@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     ApiError, Shared,
     body::{Body, from_value, merge},
-    order::{Terms, give, now_unix},
+    order::{IfMatch, Terms, give, now_unix},
     services::{deleted, etag, find, tracked_flows},
     view::Sight,
 };
@@ -87,6 +87,9 @@ pub async fn replace(
         state.desired.order(terms.on_service(&service_name), |desired| {
             let service = find_mut(desired, &service_name)?;
             let at = parse(&path)?;
+            if terms.if_match == Some(IfMatch::Any) && !service.backends.contains_key(&at) {
+                return Err(Refusal::NothingToMatch(path));
+            }
             put(service, at, with_place(sent, at))
         })
     })

@@ -214,6 +214,9 @@ fn refused(refusal: Refusal, places: &Places) -> Problem {
         Refusal::Stale { .. } => {
             (StatusCode::PRECONDITION_FAILED, "stale", "The resource has changed since it was read", vec![])
         }
+        Refusal::NothingToMatch(_) => {
+            (StatusCode::PRECONDITION_FAILED, "nothing-to-match", "There is nothing to match", vec![])
+        }
         Refusal::Store(_) => {
             tracing::error!(%detail, "an order could not be stored");
             (StatusCode::INTERNAL_SERVER_ERROR, "store", "The order could not be stored", vec![])

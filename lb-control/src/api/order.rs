@@ -24,10 +24,19 @@ const WAIT_STEP: Duration = Duration::from_millis(5);
 /// The parts of an order's request that stand outside of path and body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// `If-Match` with a generation.
-    pub if_match: Option<u64>,
+    /// `If-Match`.
+    pub if_match: Option<IfMatch>,
     /// `?wait=installed`.
     pub wait: bool,
+}
+
+/// What `If-Match` asks of the resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`: that it exists.
+    Any,
+    /// That no order changed it after that generation.
+    Generation(u64),
 }
 
 #[derive(Deserialize)]
@@ -52,29 +61,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Terms {
     }
 }
 
-fn if_match(parts: &Parts) -> Result<Option<u64>, ApiError> {
+fn if_match(parts: &Parts) -> Result<Option<IfMatch>, ApiError> {
     let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let text = text.trim();
     if text == "*" {
-        return Ok(None);
+        return Ok(Some(IfMatch::Any));
     }
     let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     match number.parse() {
-        Ok(generation) => Ok(Some(generation)),
+        Ok(generation) => Ok(Some(IfMatch::Generation(generation))),
         Err(_) => Err(ApiError::BadCondition(text.to_owned())),
     }
 }
 
 impl Terms {
+    fn generation(&self) -> Option<u64> {
+        match self.if_match? {
+            IfMatch::Any => None,
+            IfMatch::Generation(generation) => Some(generation),
+        }
+    }
+
     /// The condition on a service.
     pub fn on_service<'a>(&self, name: &'a str) -> Condition<'a> {
-        self.if_match.map_or(Condition::None, |generation| Condition::Service(name, generation))
+        self.generation().map_or(Condition::None, |generation| Condition::Service(name, generation))
     }
 
     /// The condition on the list of services.
     pub fn on_everything(&self) -> Condition<'static> {
-        self.if_match.map_or(Condition::None, Condition::Everything)
+        self.generation().map_or(Condition::None, Condition::Everything)
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn replace(
         let observed = state.observer.observe();
         let service = valid(&spec, &path_name)?;
         state.desired.order(terms.on_service(&path_name), |desired| match desired.services.get(&path_name) {
-            None if terms.if_match.is_some() => Err(Refusal::NoSuchService(path_name.clone())),
+            None if terms.if_match.is_some() => Err(Refusal::NothingToMatch(path_name.clone())),
             None => {
                 desired.services.insert(path_name.clone(), service);
                 Ok((true, None))

@@ -90,6 +90,9 @@ pub enum Refusal {
         /// When the resource last changed.
         changed: u64,
     },
+    /// `If-Match` asks for a resource that exists.
+    #[error("If-Match asks for a resource that exists, and there is no {0}")]
+    NothingToMatch(String),
     /// The store did not take the order.
     #[error("the store failed: {0}")]
     Store(String),

@@ -171,6 +171,7 @@ async fn what_is_not_there_and_what_is_no_order() {
     let api = Api::with_shop().await;
     let big = format!("\"{}\"", "x".repeat(BODY_BYTES_MAX));
     let json = [("content-type", "application/json")];
+    let pay = r#"{"address":"10.0.0.2","port":80}"#;
     for (method, path, headers, body, status, kind) in [
         ("GET", "/v1/services/pay", &[][..], "", 404, "no-such-service"),
         ("DELETE", "/v1/services/pay", &[], "", 404, "no-such-service"),
@@ -189,6 +190,18 @@ async fn what_is_not_there_and_what_is_no_order() {
         ("POST", "/v1/services", &json, &big, 413, "body-too-large"),
         ("POST", "/v1/services?x=1", &json, "{}", 400, "bad-query"),
         ("DELETE", "/v1/services/shop", &[("if-match", "\"0\"")], "", 412, "stale"),
+        ("PUT", "/v1/services/pay", &[("if-match", "*")], pay, 412, "nothing-to-match"),
+        ("PUT", "/v1/services/pay", &[("if-match", "\"1\"")], pay, 412, "nothing-to-match"),
+        (
+            "PUT",
+            "/v1/services/shop/backends/10.1.0.9:80",
+            &[("if-match", "*")],
+            "{}",
+            412,
+            "nothing-to-match",
+        ),
+        ("PUT", "/v1/services/pay/backends/10.1.0.9:80", &[("if-match", "*")], "{}", 404, "no-such-service"),
+        ("DELETE", "/v1/services/pay", &[("if-match", "*")], "", 404, "no-such-service"),
     ] {
         let answer = api.send_with(method, path, headers, body.to_owned()).await;
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
