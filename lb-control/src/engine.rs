@@ -155,8 +155,9 @@ impl<D: Datapath> Engine<D> {
             .filter(|(_, service)| service.slots.iter().any(|slot| slot.state() != SlotState::Settled))
             .map(|(&key, _)| key)
             .collect();
+        let retired = self.retired();
         let first = self.swept_at.is_none();
-        let idle = unsettled.is_empty() && self.flows == 0 && self.retired().is_empty();
+        let idle = unsettled.is_empty() && self.flows == 0 && retired.is_empty();
         if !first && (idle || now_seconds.wrapping_sub(self.swept_at.unwrap_or(0)) < wait) {
             return Ok(Settled { flows: self.flows, ..Settled::default() });
         }
@@ -168,7 +169,7 @@ impl<D: Datapath> Engine<D> {
         for key in unsettled {
             settled.slots_advanced += self.rest(key, sweep.kept_pinned.get(&key), now_seconds)?;
         }
-        settled.freed = self.free(now_seconds)?;
+        settled.freed = self.free(retired, now_seconds)?;
         Ok(settled)
     }
 
@@ -333,7 +334,7 @@ impl<D: Datapath> Engine<D> {
     }
 
     /// Backends that nobody wants any more and that are not freed yet.
-    fn retired(&self) -> Vec<BackendId> {
+    fn retired(&self) -> BTreeSet<BackendId> {
         let mut wanted: BTreeSet<BackendId> = BTreeSet::new();
         for service in self.installed.services.values() {
             match &service.built {
@@ -346,8 +347,7 @@ impl<D: Datapath> Engine<D> {
     }
 
     /// Frees the ids of retired backends that no slot and no remembered flow names.
-    fn free(&mut self, now_seconds: u32) -> Result<usize> {
-        let retired = self.retired();
+    fn free(&mut self, retired: BTreeSet<BackendId>, now_seconds: u32) -> Result<usize> {
         self.retired_since.retain(|id, _| retired.contains(id));
         let mut freed = 0;
         for id in retired {

@@ -8,8 +8,8 @@
 //! | moving, UDP | yes | a serving `previous`, else `current`: there is no SYN to tell a new flow by | yes |
 //! | pinned | yes | `current` | only in place of something stale |
 //!
-//! A flow that the full table refuses goes where its later packets will be sent: a TCP flow of a moving slot
-//! to a serving `previous`.
+//! A flow of a moving slot that the full table refuses goes where its later packets will be sent: to a serving
+//! `previous`.
 
 use lb_common::{BackendId, FlowKey, Service, Slot, SlotState, Tracking, limits::SYN_RETRANSMIT_SECONDS};
 
@@ -71,18 +71,15 @@ fn moving<T: Tables>(
     now: u32,
 ) -> Choice {
     let old = if serves(tables, service, slot.previous()) { slot.previous() } else { slot.current() };
-    let (backend, if_refused) = match event {
-        // Both are whole seconds, so a difference of 3 may be of little more than 2.
-        Event::Open if slot.seconds_since_move(now) <= SYN_RETRANSMIT_SECONDS => (old, old),
-        Event::Open => (slot.current(), old),
-        Event::Datagram | Event::Continue | Event::Close => (old, old),
-    };
+    // Both are whole seconds, so a difference of 3 may be of little more than 2.
+    let fresh = matches!(event, Event::Open) && slot.seconds_since_move(now) > SYN_RETRANSMIT_SECONDS;
+    let backend = if fresh { slot.current() } else { old };
     let new_flow = matches!(event, Event::Open | Event::Datagram);
     if backend == BackendId::NONE {
         return Choice { backend, new_flow, refused: false };
     }
     match remember(tables, tuple, hash, event, now, backend) {
         Ok(()) => Choice { backend, new_flow, refused: false },
-        Err(_) => Choice { backend: if_refused, new_flow, refused: true },
+        Err(_) => Choice { backend: old, new_flow, refused: true },
     }
 }
