@@ -68,7 +68,7 @@ rm -f "$runtime/trial-over"
 #[command(after_help = "Examples:\n  \
     cargo xtask load --iface eth1 --config examples/lb-control.toml\n  \
     cargo xtask load --iface eth0 --try 60    logged in through eth0? It unloads by itself after 60 s,\n                                            \
-    even if this session breaks, unless you press Enter or run\n  \
+    even if the login breaks, unless you press Enter or run\n  \
     cargo xtask load --confirm\n  \
     cargo xtask unload")]
 pub struct LoadArgs {
@@ -116,7 +116,7 @@ pub fn load(args: &LoadArgs) -> Result<()> {
     if earlier && args.seconds.is_some() {
         println!("an earlier load is still installed: the trial's end takes that off too");
     }
-    // Before the daemon: whatever it does to this session's packets, the way back is already there.
+    // Before the daemon: whatever it does to this login's packets, the way back is already there.
     let trial = args.seconds.map(|seconds| Trial::start(&daemon, seconds)).transpose()?;
     let started =
         step(&format!("load onto {}", args.iface.join(", ")), || start(&daemon, args, config.as_deref()));
