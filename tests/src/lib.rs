@@ -5,6 +5,7 @@
 //! | [`requires`] | what a test needs of its host, and the sweep of what killed runs left |
 //! | [`netns`] | one network namespace |
 //! | [`topology`] | clients, balancer, switch and servers, wired up |
+//! | [`tiers`] | clients, gateways and services, joined by the balancer |
 //! | [`process`] | a daemon: its log, signals and end |
 //! | [`controller`] | `lb-control` in the balancer's namespace |
 //! | [`control`] | its API over the Unix socket, and `lbctl` |
@@ -36,6 +37,7 @@ pub mod requires;
 pub mod server;
 pub mod shop;
 pub mod stage;
+pub mod tiers;
 pub mod topology;
 pub mod udp;
 pub mod xdp;

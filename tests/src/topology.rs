@@ -38,18 +38,27 @@ pub struct Topology {
     pub balancer: Namespace,
     /// The switch of the servers or, in a segment, of all.
     pub switch: Namespace,
-    /// Where servers live; see [`Topology::server_address`].
+    /// Where servers live, in tiers the gateways; see [`Topology::server_address`].
     pub servers: Vec<Namespace>,
+    /// The network behind the gateways; only in [`Topology::tiers`](crate::tiers).
+    pub(crate) behind: Option<Behind>,
     shape: Shape,
     number: u32,
     directory: TempDir,
     far_ends: Mutex<Vec<PassProgram>>,
 }
 
+/// A second network of servers, with a switch of its own.
+pub(crate) struct Behind {
+    pub(crate) switch: Namespace,
+    pub(crate) services: Vec<Namespace>,
+}
+
 #[derive(Clone, Copy, PartialEq)]
-enum Shape {
+pub(crate) enum Shape {
     Routed,
     Segment,
+    Tiers,
 }
 
 impl Topology {
@@ -73,22 +82,27 @@ impl Topology {
     }
 
     fn routed_over(servers: usize, connect_client: impl FnOnce(&Self) -> Result<()>) -> Result<Arc<Self>> {
-        let topology = Self::create(Shape::Routed, servers)?;
-        let Self { balancer, .. } = &topology;
-        connect_client(&topology)?;
-        topology.address_client()?;
-        topology.connect_switch()?;
-        balancer.sysctl("ipv4/ip_forward", "1")?;
-        for (index, server) in topology.servers.iter().enumerate() {
-            topology.plug_in(server, &format!("p{index}"))?;
-            let address = topology.server_address(index);
-            server.ip(&format!("addr add {address}/24 dev eth0\nroute add default via 10.20.0.1"))?;
-        }
+        let topology = Self::create(Shape::Routed, "web", servers)?;
+        topology.wire_routed(connect_client)?;
         Ok(Arc::new(topology))
     }
 
+    /// Clients, balancer and servers in their networks.
+    pub(crate) fn wire_routed(&self, connect_client: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        connect_client(self)?;
+        self.address_client()?;
+        self.connect_switch()?;
+        self.balancer.sysctl("ipv4/ip_forward", "1")?;
+        for (index, server) in self.servers.iter().enumerate() {
+            plug_in(server, &self.switch, &format!("p{index}"))?;
+            let address = self.server_address(index);
+            server.ip(&format!("addr add {address}/24 dev eth0\nroute add default via 10.20.0.1"))?;
+        }
+        Ok(())
+    }
+
     /// The cable between client and balancer of a routed topology, without addresses.
-    fn connect_client(&self) -> Result<()> {
+    pub(crate) fn connect_client(&self) -> Result<()> {
         self.balancer_cable("c0", &self.client, "eth0")
     }
 
@@ -112,15 +126,15 @@ impl Topology {
 
     /// All in one network; every server also owns the virtual address, but does not answer ARP for it.
     pub fn segment(servers: usize) -> Result<Arc<Self>> {
-        let topology = Self::create(Shape::Segment, servers)?;
+        let topology = Self::create(Shape::Segment, "web", servers)?;
         let Self { client, balancer, switch, .. } = &topology;
-        topology.plug_in(client, "client")?;
+        plug_in(client, switch, "client")?;
         client.ip(&format!("addr add {CLIENT}/24 dev eth0"))?;
         topology.balancer_cable("lan0", switch, "balancer")?;
         switch.ip("link set balancer master br0")?;
         balancer.ip("addr add 10.10.0.1/24 dev lan0")?;
         for (index, server) in topology.servers.iter().enumerate() {
-            topology.plug_in(server, &format!("p{index}"))?;
+            plug_in(server, switch, &format!("p{index}"))?;
             server.sysctl("ipv4/conf/all/arp_ignore", "1")?;
             server.sysctl("ipv4/conf/all/arp_announce", "2")?;
             for interfaces in ["all", "eth0"] {
@@ -138,13 +152,14 @@ impl Topology {
         match self.shape {
             Shape::Routed => &["c0", "b0"],
             Shape::Segment => &["lan0"],
+            Shape::Tiers => &["c0", "b0", "s0"],
         }
     }
 
     /// The address of the server of this index.
     pub fn server_address(&self, index: usize) -> Ipv4Addr {
         let network = match self.shape {
-            Shape::Routed => 20,
+            Shape::Routed | Shape::Tiers => 20,
             Shape::Segment => 10,
         };
         Ipv4Addr::new(10, network, 0, 11 + index as u8)
@@ -153,7 +168,7 @@ impl Topology {
     /// Where servers listen for datagrams: their answers come from there, in a segment in the service's name.
     pub fn echo_address(&self) -> Ipv4Addr {
         match self.shape {
-            Shape::Routed => Ipv4Addr::UNSPECIFIED,
+            Shape::Routed | Shape::Tiers => Ipv4Addr::UNSPECIFIED,
             Shape::Segment => VIP,
         }
     }
@@ -182,19 +197,18 @@ impl Topology {
         pin_directory(self.number)
     }
 
-    fn create(shape: Shape, servers: usize) -> Result<Self> {
+    /// Namespaces without cables; those of servers are called `role` and a number from 1.
+    pub(crate) fn create(shape: Shape, role: &str, servers: usize) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let create = |role: &str| match number {
-            0 => Namespace::create(role),
-            _ => Namespace::create(&format!("{number}-{role}")),
-        };
+        let create = |role: &str| Namespace::create(&role_name(number, role));
         let prefix = format!("{DIRECTORY_PREFIX}{}-", std::process::id());
         let topology = Self {
             client: create("client")?,
             balancer: create("balancer")?,
             switch: create("switch")?,
-            servers: (1..=servers).map(|index| create(&format!("web{index}"))).collect::<Result<_>>()?,
+            servers: (1..=servers).map(|index| create(&format!("{role}{index}"))).collect::<Result<_>>()?,
+            behind: None,
             shape,
             number,
             directory: tempfile::Builder::new().prefix(&prefix).tempdir()?,
@@ -203,21 +217,39 @@ impl Topology {
         // Thousands of short connections to one address: ports are taken again after a second, not a minute.
         topology.client.sysctl("ipv4/tcp_tw_reuse", "1")?;
         topology.client.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
-        topology.switch.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up")?;
+        make_switch(&topology.switch)?;
         Ok(topology)
     }
 
+    /// One more namespace of this topology.
+    pub(crate) fn namespace(&self, role: &str) -> Result<Namespace> {
+        Namespace::create(&role_name(self.number, role))
+    }
+
     /// A cable whose far end also takes what the balancer sends back where it came from.
-    fn balancer_cable(&self, interface: &str, far: &Namespace, far_interface: &str) -> Result<()> {
+    pub(crate) fn balancer_cable(&self, interface: &str, far: &Namespace, far_interface: &str) -> Result<()> {
         cable((&self.balancer, interface), (far, far_interface))?;
         let program = PassProgram::attach(far, far_interface)?;
         self.far_ends.lock().expect("unpoisoned").push(program);
         Ok(())
     }
+}
 
-    fn plug_in(&self, host: &Namespace, port: &str) -> Result<()> {
-        cable((host, "eth0"), (&self.switch, port))?;
-        self.switch.ip(&format!("link set {port} master br0"))
+/// A namespace becomes a switch, without ports.
+pub(crate) fn make_switch(switch: &Namespace) -> Result<()> {
+    switch.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up")
+}
+
+/// Connects a host's `eth0` to a port of a switch.
+pub(crate) fn plug_in(host: &Namespace, switch: &Namespace, port: &str) -> Result<()> {
+    cable((host, "eth0"), (switch, port))?;
+    switch.ip(&format!("link set {port} master br0"))
+}
+
+fn role_name(topology: u32, role: &str) -> String {
+    match topology {
+        0 => role.to_string(),
+        _ => format!("{topology}-{role}"),
     }
 }
 
