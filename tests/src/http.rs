@@ -8,7 +8,7 @@ use std::{
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1::{SendRequest, handshake},
     header,
@@ -16,8 +16,13 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-/// The header in which `shop_server` says its name.
+/// The header in which a server says its name.
 pub const SERVER_HEADER: &str = "x-server";
+/// The header in which a gateway says its own: what a client's connection leads to, whoever answers behind it.
+pub const GATEWAY_HEADER: &str = "x-gateway";
+
+/// So much of an error's body is kept, to be shown.
+const SHOWN_BYTES_MAX: usize = 200;
 
 /// An open connection.
 pub struct Connection {
@@ -26,10 +31,36 @@ pub struct Connection {
     limit: Duration,
 }
 
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// GET, POST.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// Headers beside `Host`.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Ask {
+    /// GET without further headers.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// The same with one more header.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
 /// What came back.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The name of the server.
+    /// The name of the server or, where there is one, of the gateway before it.
     pub server: String,
     /// The body.
     pub body: Bytes,
@@ -63,6 +94,8 @@ pub enum FailureKind {
     Timeout,
     /// An answer with an error status.
     Status,
+    /// A good status, and not what was asked for.
+    Content,
 }
 
 impl Connection {
@@ -92,18 +125,23 @@ impl Connection {
 
     /// GET.
     pub async fn get(&mut self, path: &str) -> Result<Answer, Failure> {
-        self.send(Request::get(path), Bytes::new()).await
+        self.ask(&Ask::get(path)).await
     }
 
     /// POST with a body.
     pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Answer, Failure> {
-        self.send(Request::post(path), body).await
+        self.ask(&Ask { method: Method::POST, body, ..Ask::get(path) }).await
     }
 
-    async fn send(&mut self, request: hyper::http::request::Builder, body: Bytes) -> Result<Answer, Failure> {
+    /// Any request.
+    pub async fn ask(&mut self, ask: &Ask) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let fail = |kind, detail: String| Failure { begun, server: None, kind, detail };
-        let request = request.header(header::HOST, "shop").body(Full::new(body)).expect("a fixed path");
+        let mut request = Request::builder().method(&ask.method).uri(&ask.path).header(header::HOST, "shop");
+        for (name, value) in &ask.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(ask.body.clone())).expect("a valid path and valid headers");
         let sender = &mut self.sender;
         let exchange = async {
             if let Err(error) = sender.ready().await {
@@ -130,13 +168,15 @@ pub async fn get(target: SocketAddr, path: &str, limit: Duration) -> Result<Answ
 async fn read(response: Response<Incoming>) -> Result<Answer, (FailureKind, String)> {
     let (parts, body) = response.into_parts();
     let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (server, closes) =
-        (text(SERVER_HEADER).to_string(), text("connection").eq_ignore_ascii_case("close"));
+    let server = [GATEWAY_HEADER, SERVER_HEADER].map(text).into_iter().find(|name| !name.is_empty());
+    let server = server.unwrap_or_default().to_string();
+    let closes = text("connection").eq_ignore_ascii_case("close");
     let body = body.collect().await.map_err(|error| (FailureKind::Broken, chain(&error)))?.to_bytes();
-    match parts.status {
-        StatusCode::OK => Ok(Answer { server, body, closes }),
-        status => Err((FailureKind::Status, format!("{status} from {server}"))),
+    if parts.status.is_success() {
+        return Ok(Answer { server, body, closes });
     }
+    let beginning = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]).into_owned();
+    Err((FailureKind::Status, format!("{} from {server}: {beginning}", parts.status)))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -9,6 +9,7 @@
 //! | [`process`] | a daemon: its log, signals and end |
 //! | [`controller`] | `lb-control` in the balancer's namespace |
 //! | [`control`] | its API over the Unix socket, and `lbctl` |
+//! | [`serve`] | an HTTP server that closes without losing a request |
 //! | [`server`] | `shop_server` in a server's namespace |
 //! | [`stage`] | what most tests begin with: topology, servers and controller |
 //! | [`http`] | one client connection |
@@ -20,10 +21,12 @@
 //! | [`shop`] | the story of the shop, for the demo and for a test |
 //! | [`packet`] | packets with checksums that are not ours |
 //! | [`mod@bench`] | what a packet costs |
+//! | [`bench_gateway`] | what a request costs, beside nginx and HAProxy |
 //!
 //! Invariant: nothing here touches an interface outside the namespaces that it made.
 
 pub mod bench;
+pub mod bench_gateway;
 pub mod control;
 pub mod controller;
 pub mod eventually;
@@ -34,6 +37,7 @@ pub mod netns;
 pub mod packet;
 pub mod process;
 pub mod requires;
+pub mod serve;
 pub mod server;
 pub mod shop;
 pub mod stage;

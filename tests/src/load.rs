@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow};
 use tokio::{runtime, task::JoinSet, time::sleep};
 
 use crate::{
-    http::{Answer, Connection, Failure, FailureKind},
+    http::{Answer, Ask, Connection, Failure, FailureKind},
     netns::Namespace,
 };
 
@@ -51,6 +51,28 @@ impl Plan {
     }
 }
 
+/// What the workers ask for, and whether they got it.
+pub trait Script: Send + Sync + 'static {
+    /// The next request of a worker.
+    fn ask(&self, worker: usize) -> Ask;
+
+    /// Judges an answer of a good status; the error says what is wrong with it.
+    fn judge(&self, worker: usize, ask: &Ask, answer: &Answer) -> Result<(), String>;
+}
+
+/// Everybody gets `/`, whatever it is.
+struct Page;
+
+impl Script for Page {
+    fn ask(&self, _: usize) -> Ask {
+        Ask::get("/")
+    }
+
+    fn judge(&self, _: usize, _: &Ask, _: &Answer) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// What came of it so far.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -74,14 +96,19 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the plan's workers on a thread inside the namespace.
+    /// Starts the plan's workers on a thread inside the namespace; they get `/`.
     pub fn start(namespace: &Namespace, plan: Plan) -> Result<Self> {
+        Self::start_script(namespace, plan, Arc::new(Page))
+    }
+
+    /// Likewise, with workers that ask for what the script says.
+    pub fn start_script(namespace: &Namespace, plan: Plan, script: Arc<dyn Script>) -> Result<Self> {
         let (tally, stop) = (Arc::new(Mutex::new(Tally::default())), Arc::new(AtomicBool::new(false)));
         let thread = namespace.spawn({
             let (tally, stop) = (tally.clone(), stop.clone());
             move || {
                 let runtime = runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(work(plan, tally, stop));
+                runtime.expect("a runtime").block_on(work(plan, script, tally, stop));
             }
         })?;
         Ok(Self { tally, stop, thread: Some(thread) })
@@ -151,15 +178,16 @@ impl Tally {
     }
 }
 
-async fn work(plan: Plan, tally: Arc<Mutex<Tally>>, stop: Arc<AtomicBool>) {
+async fn work(plan: Plan, script: Arc<dyn Script>, tally: Arc<Mutex<Tally>>, stop: Arc<AtomicBool>) {
     let mut workers = JoinSet::new();
     let count = plan.keep_alive + plan.fresh;
     for index in 0..count {
-        let (tally, stop) = (tally.clone(), stop.clone());
+        let (tally, stop, script) = (tally.clone(), stop.clone(), script.clone());
         workers.spawn(async move {
             // Spread over the first pause, so that they do not march in step.
             sleep(plan.pause * index as u32 / count as u32).await;
-            let mut worker = Worker { plan, keeps: index < plan.keep_alive, connection: None };
+            let keeps = index < plan.keep_alive;
+            let mut worker = Worker { plan, index, script, keeps, connection: None };
             while !stop.load(Ordering::Relaxed) {
                 worker.request(&tally).await;
                 sleep(plan.pause).await;
@@ -171,6 +199,8 @@ async fn work(plan: Plan, tally: Arc<Mutex<Tally>>, stop: Arc<AtomicBool>) {
 
 struct Worker {
     plan: Plan,
+    index: usize,
+    script: Arc<dyn Script>,
     keeps: bool,
     connection: Option<Kept>,
 }
@@ -186,14 +216,20 @@ impl Worker {
     async fn request(&mut self, tally: &Mutex<Tally>) {
         tally.lock().expect("unpoisoned").sent += 1;
         let known = self.connection.as_ref().and_then(|kept| kept.server.clone());
-        let result = match self.exchange().await {
+        let ask = self.script.ask(self.index);
+        let begun = Instant::now();
+        let result = match self.exchange(&ask).await {
             // As any client does: a kept connection that was closed before the request left is replaced.
             Err(failure) if failure.kind == FailureKind::Unsent && known.is_some() => {
                 self.connection = None;
-                self.exchange().await
+                self.exchange(&ask).await
             }
             result => result,
         };
+        let result = result.and_then(|answer| match self.script.judge(self.index, &ask, &answer) {
+            Ok(()) => Ok(answer),
+            Err(detail) => Err(Failure { begun, server: None, kind: FailureKind::Content, detail }),
+        });
         let mut tally = tally.lock().expect("unpoisoned");
         match result {
             Ok(answer) => {
@@ -217,7 +253,7 @@ impl Worker {
         }
     }
 
-    async fn exchange(&mut self) -> Result<Answer, Failure> {
+    async fn exchange(&mut self, ask: &Ask) -> Result<Answer, Failure> {
         let kept = match self.connection.take() {
             Some(kept) => kept,
             None => {
@@ -227,6 +263,6 @@ impl Worker {
         };
         let kept = self.connection.insert(kept);
         kept.requests += 1;
-        kept.connection.get("/").await
+        kept.connection.ask(ask).await
     }
 }
