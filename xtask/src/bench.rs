@@ -16,14 +16,16 @@ use crate::workspace::{self, Profile};
 /// Rows that insert flows and find them again: a round takes five seconds.
 const SHORT_ROUND: &str = "nat moving";
 
-/// Measure what a packet costs
+/// Measure what a packet costs, or a request
 ///
-/// Runs the packet path's stages in the kernel over prepared packets, each many times, and subtracts what
-/// the measuring itself costs. Close other programs first: the numbers are nanoseconds.
+/// xdp: runs the packet path's stages in the kernel over prepared packets, each many times, and subtracts what
+/// the measuring itself costs. gateway: loads the gateway, nginx and HAProxy in turn over loopback, on a core of
+/// their own in a namespace of their own. Close other programs first: the numbers are nanoseconds and microseconds.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask bench xdp                      a table on the terminal\n  \
-    cargo xtask bench xdp --json rows.json     the rows for machines as well\n\n\
+    cargo xtask bench xdp --json rows.json     the rows for machines as well\n  \
+    cargo xtask bench gateway                  beside nginx and HAProxy, five minutes\n\n\
     What follows `--` goes to the measuring program as it is: cargo xtask bench xdp -- --help")]
 pub struct Args {
     /// What to measure
@@ -32,6 +34,9 @@ pub struct Args {
     /// Also write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measurements of each row; their median counts
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
     /// Options of the measuring program itself
     #[arg(last = true)]
     rest: Vec<String>,
@@ -41,32 +46,54 @@ pub struct Args {
 enum What {
     /// The packet path, one row per mode, scenario and number of flows
     Xdp,
+    /// The gateway beside nginx and HAProxy, one row per proxy and kind of work
+    Gateway,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let What::Xdp = args.what;
-    host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
-    setup::ensure(Needs::default())?;
-    let mut command = built()?;
+    let mut command = match args.what {
+        What::Xdp => {
+            host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
+            setup::ensure(Needs::default())?;
+            built_for_packets()?
+        }
+        What::Gateway => {
+            setup::ensure(Needs { network: true, peers: true, ..Needs::default() })?;
+            built_for_requests(Profile::Release)?
+        }
+    };
     if let Some(json) = &args.json {
         command.arg("--json").arg(env::current_dir()?.join(json));
+    }
+    if let Some(rounds) = args.rounds {
+        command.args(["--rounds", &rounds.to_string()]);
     }
     command.args(&args.rest);
     Err(anyhow!(command.exec()).context(format!("cannot run {}", describe(&command))))
 }
 
 /// A few rows in one round, for a machine that is set up: that it runs, and that each row measures what it says.
-pub fn short_round() -> Result<()> {
-    let mut command = built()?;
-    shown(command.args(["--rounds", "1", "--filter", SHORT_ROUND]))
+pub fn short_rounds() -> Result<()> {
+    shown(built_for_packets()?.args(["--rounds", "1", "--filter", SHORT_ROUND]))?;
+    // Every row; how fast it is does not matter, so that the build may be the tests' own.
+    shown(built_for_requests(Profile::Dev)?.args(["--rounds", "1", "--seconds", "1"]))
 }
 
-/// The measuring program, built, without options.
-fn built() -> Result<Command> {
+/// The program that measures packets, built, without options.
+fn built_for_packets() -> Result<Command> {
     let object =
         step("build the measuring program for BPF", || Ok(build_ebpf::build(&workspace::root(), "bench")?))?;
     let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_xdp"]))?;
     let mut command = Command::new(built.executable("bench_xdp")?);
     command.env("PORTCULLIS_BENCH_OBJECT", object);
+    Ok(command)
+}
+
+/// The program that measures requests, built, with a gateway that was built as `profile` says.
+fn built_for_requests(profile: Profile) -> Result<Command> {
+    let gateway = step("build the gateway", || workspace::build(profile, &["-p", "gateway", "--bins"]))?;
+    let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_gateway"]))?;
+    let mut command = Command::new(built.executable("bench_gateway")?);
+    command.arg("--gateway").arg(gateway.executable("gateway")?);
     Ok(command)
 }

@@ -54,7 +54,7 @@ impl Story {
 
 pub fn run(args: &Args) -> Result<()> {
     let obstacle = if args.vm { Some("as asked".to_owned()) } else { host::runs_bpf().err() };
-    setup::ensure(Needs { network: true, machine: obstacle.is_some(), lints: false })?;
+    setup::ensure(Needs { network: true, machine: obstacle.is_some(), ..Needs::default() })?;
     let binary = args.story.binary();
     let built =
         step("build", || workspace::build(Profile::Dev, &["-p", "lb-control", "-p", "tests", "--bins"]))?;

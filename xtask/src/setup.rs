@@ -23,6 +23,9 @@ const TOOLCHAIN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"]
 /// What the namespaces of demo and tests are made of, and clients that are not ours.
 const NETWORK_PACKAGES: [&str; 4] = ["iproute2", "ethtool", "curl", "wrk"];
 
+/// What the gateway is measured beside, and with.
+const PEER_PACKAGES: [&str; 4] = ["nginx-light", "haproxy", "wrk", "curl"];
+
 /// What runs the virtual machine with a stock kernel.
 const MACHINE_PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "bpftool"];
 
@@ -54,6 +57,8 @@ pub struct Args {
 pub struct Needs {
     /// Namespaces with real clients and servers.
     pub network: bool,
+    /// The proxies that the gateway is measured beside.
+    pub peers: bool,
     /// The virtual machine.
     pub machine: bool,
     /// rustfmt and clippy.
@@ -64,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.check {
         return check();
     }
-    ensure(Needs { network: true, machine: true, lints: true })?;
+    ensure(Needs { network: true, peers: true, machine: true, lints: true })?;
     println!("\nready; next: cargo xtask demo");
     Ok(())
 }
@@ -76,6 +81,9 @@ pub fn ensure(needs: Needs) -> Result<()> {
     ensure_linker(&toolchain)?;
     if needs.network {
         ensure_packages("network tools", &NETWORK_PACKAGES, &["ip", "ethtool", "curl"])?;
+    }
+    if needs.peers {
+        ensure_packages("proxies to measure beside", &PEER_PACKAGES, &["nginx", "haproxy", "wrk", "curl"])?;
     }
     if needs.machine {
         ensure_packages("virtual machine", &MACHINE_PACKAGES, &["qemu-system-x86_64", "busybox", "depmod"])?;
@@ -102,8 +110,11 @@ fn check() -> Result<()> {
         found.clone().map(|toolchain| format!("{} ({})", toolchain.rustc.display(), toolchain.origin)),
     );
     line("bpf-linker", linker_for(found.ok().as_ref()).map(|path| path.display().to_string()));
-    for (name, list) in [("network packages", &NETWORK_PACKAGES[..]), ("machine packages", &MACHINE_PACKAGES)]
-    {
+    for (name, list) in [
+        ("network packages", &NETWORK_PACKAGES[..]),
+        ("proxies to measure beside", &PEER_PACKAGES),
+        ("machine packages", &MACHINE_PACKAGES),
+    ] {
         let absent = packages::missing(list);
         line(name, if absent.is_empty() { Ok(list.join(" ")) } else { Err(absent.join(" ")) });
     }

@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
     let filter = args.filter.as_deref();
     if args.vm {
-        setup::ensure(Needs { network: true, machine: true, lints: false })?;
+        setup::ensure(Needs { network: true, machine: true, ..Needs::default() })?;
         report.step("namespace suites in the virtual machine", |report| {
             in_machine(report, filter.as_slice(), VM_TIMEOUT)
         });
@@ -66,7 +66,8 @@ pub fn run(args: &Args) -> Result<()> {
                     host::as_root()
                 )
             })?;
-            setup::ensure(Needs { network: true, machine: filter.is_none(), lints: filter.is_none() })?;
+            let whole = filter.is_none();
+            setup::ensure(Needs { network: true, peers: whole, machine: whole, lints: whole })?;
         }
         if filter.is_none() {
             report.step("formatting", |_| shown(workspace::cargo().args(["fmt", "--all", "--check"])));
@@ -94,7 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
         if !args.host {
             if filter.is_none() {
                 report.step("budget of the packet path", |_| verify::verify());
-                report.step("bench, one short round", |_| bench::short_round());
+                report.step("benches, one short round of each", |_| bench::short_rounds());
             }
             report.step("namespace suites", |report| {
                 let mut command = workspace::cargo();

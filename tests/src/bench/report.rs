@@ -128,7 +128,8 @@ fn net(measured: &[Measured], row: Row) -> Option<f64> {
     measured.iter().find(|one| one.row == row).map(|one| one.net_ns)
 }
 
-fn quantile(times: &[f64], part: f64) -> f64 {
+/// What `part` of the times are below, between the nearest two; 0.5 is the median.
+pub fn quantile(times: &[f64], part: f64) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     let position = part * (sorted.len() - 1) as f64;

@@ -1,0 +1,65 @@
+//! Measures what a request costs; `cargo xtask bench gateway` builds what it needs and runs it.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use tests::bench_gateway::{report, row::Row, stage::Stage};
+
+/// Measure what a request costs at the gateway, at nginx and at HAProxy.
+#[derive(Parser)]
+struct Args {
+    /// Our gateway's program
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
+    /// Also write the rows to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measurements of each row; their median counts
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    rounds: usize,
+    /// How long each measurement takes
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    seconds: u32,
+    /// Only rows whose "proxy row" contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let wanted = |row: &Row| row.name().contains(&args.filter);
+    ensure!(Row::round(0).iter().any(wanted), "no row's \"proxy row\" contains {:?}", args.filter);
+    let stage = Stage::build(args.gateway.clone())?;
+    let cores = stage.cores();
+    eprintln!("the proxy on core {}, origin and clients on core {}", cores.proxy, cores.others);
+
+    let mut rounds = Vec::new();
+    for number in 0..args.rounds.max(1) {
+        eprintln!("round {} of {}", number + 1, args.rounds.max(1));
+        let mut round = Vec::new();
+        for row in Row::round(number).into_iter().filter(wanted) {
+            round.push((row, stage.measure(row, args.seconds.max(1))?));
+        }
+        rounds.push(round);
+    }
+
+    println!("{}", report::table(&rounds));
+    for line in report::bars(&rounds).into_iter().chain(report::warnings(&rounds)) {
+        println!("{line}");
+    }
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report::json(&rounds))?;
+        fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
