@@ -18,7 +18,8 @@
 //! | [`udp`] | datagrams with the time to live that they arrived with |
 //! | [`xdp`] | a program that passes every packet, and a map of no use |
 //! | [`eventually`] | waiting for a condition, with a deadline |
-//! | [`shop`] | the story of the shop, for the demo and for a test |
+//! | [`screen`], [`interrupt`] | what the audience of a story sees, and Ctrl-C |
+//! | [`shop`] | the story of the balancer alone, for the demo and for a test |
 //! | [`packet`] | packets with checksums that are not ours |
 //! | [`mod@bench`] | what a packet costs |
 //! | [`bench_gateway`] | what a request costs, beside nginx and HAProxy |
@@ -32,11 +33,13 @@ pub mod controller;
 pub mod eventually;
 pub mod held;
 pub mod http;
+pub mod interrupt;
 pub mod load;
 pub mod netns;
 pub mod packet;
 pub mod process;
 pub mod requires;
+pub mod screen;
 pub mod serve;
 pub mod server;
 pub mod shop;

@@ -7,13 +7,11 @@ use lb_common::limits::SYN_RETRANSMIT_SECONDS;
 
 use crate::{
     eventually::eventually,
+    interrupt,
     load::Tally,
+    screen::{Act, Screen},
     server::name,
-    shop::{
-        check_interrupt,
-        screen::Screen,
-        stage::{SERVERS, SHOP, Stage},
-    },
+    shop::stage::{SERVERS, SHOP, Stage},
 };
 
 /// The longest that anything in the story takes on a slow machine.
@@ -107,12 +105,12 @@ fn act(
     happen: impl FnOnce(&mut Show) -> Result<()>,
 ) -> Result<()> {
     screen.say(&format!("{}{}", title[..1].to_uppercase(), &title[1..]));
-    let before = stage.load.tally();
+    let (begun, before) = (Instant::now(), stage.load.tally());
     let mut show = Show { stage, screen, before: before.clone() };
     happen(&mut show)?;
     let tally = stage.load.tally().since(&before);
-    let broken = judge(&tally);
-    screen.end_act(title, tally, broken);
+    let (broken, served) = (judge(&tally), tally.by_server.clone());
+    screen.end_act(Act { title, tally, served, took: begun.elapsed(), broken });
     Ok(())
 }
 
@@ -131,7 +129,7 @@ impl Show<'_> {
         let (stage, screen) = (&*self.stage, &mut *self.screen);
         eventually(what, LIMIT, || {
             // The inner error is final, the outer one is "not yet".
-            if let Err(interrupted) = check_interrupt() {
+            if let Err(interrupted) = interrupt::check() {
                 return Ok(Err(interrupted));
             }
             screen.live(&stage.load.tally());

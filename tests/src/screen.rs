@@ -1,34 +1,42 @@
-//! What the audience sees: a live line while something happens, a line per act, a table at the end.
+//! What the audience of a story sees: a live line while something happens, a line per act, a table at the end.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal as _, Write as _, stdout},
     time::{Duration, Instant},
 };
 
-use crate::{load::Tally, server::name, shop::stage::SERVERS};
+use crate::load::Tally;
 
 /// Between two states of the live line.
 pub const REFRESH: Duration = Duration::from_millis(200);
 
 /// The terminal, or a log, and the acts so far.
 pub struct Screen {
+    columns: Vec<String>,
     live: bool,
     shown: Instant,
     acts: Vec<Act>,
 }
 
 /// One act that is over.
-struct Act {
-    title: &'static str,
-    tally: Tally,
+pub struct Act {
+    /// What it is called.
+    pub title: &'static str,
+    /// What became of the requests meanwhile.
+    pub tally: Tally,
+    /// Requests by whoever served them; the screen's columns are among these.
+    pub served: BTreeMap<String, u64>,
+    /// How long it took.
+    pub took: Duration,
     /// What was promised and broken, if anything.
-    broken: Option<String>,
+    pub broken: Option<String>,
 }
 
 impl Screen {
-    /// An empty one.
-    pub fn new() -> Self {
-        Self { live: stdout().is_terminal(), shown: Instant::now(), acts: Vec::new() }
+    /// An empty one whose table shows how many requests these served.
+    pub fn new(columns: Vec<String>) -> Self {
+        Self { columns, live: stdout().is_terminal(), shown: Instant::now(), acts: Vec::new() }
     }
 
     /// A line that stays.
@@ -55,30 +63,42 @@ impl Screen {
         let _ = stdout().flush();
     }
 
-    /// An act is over; `broken` says which promise it broke.
-    pub fn end_act(&mut self, title: &'static str, tally: Tally, broken: Option<String>) {
-        let verdict = match &broken {
+    /// An act is over.
+    pub fn end_act(&mut self, act: Act) {
+        let verdict = match &act.broken {
             None => "as promised".to_string(),
             Some(broken) => format!("BROKEN: {broken}"),
         };
-        self.say(&format!("  {} answered, {} failed: {verdict}", tally.answered, tally.failed(),));
-        if let (Some(_), Some(failure)) = (&broken, tally.failures.first()) {
+        let (answered, failed) = (act.tally.answered, act.tally.failed());
+        self.say(&format!(
+            "  {answered} answered, {failed} failed, {:.1} s: {verdict}",
+            act.took.as_secs_f32()
+        ));
+        if let Some(failure) = act.tally.failures.first() {
             self.say(&format!("  first failure: {failure}"));
         }
-        self.acts.push(Act { title, tally, broken });
+        self.acts.push(act);
     }
 
     /// The table of all acts. True: every promise was kept.
     pub fn table(&mut self) -> bool {
         self.clear();
-        let names: Vec<String> = (0..SERVERS).map(name).collect();
-        let columns: String = names.iter().map(|name| format!("{name:>8}")).collect();
-        println!("\n{:<34}{:>9}{:>10}{:>8}{columns}", "act", "sent", "answered", "failed");
-        for Act { title, tally, broken } in &self.acts {
-            let shares: String =
-                names.iter().map(|name| format!("{:>7.1}%", 100.0 * tally.share(name))).collect();
+        let width = |column: &String| column.len().max(7) + 2;
+        let heads: String =
+            self.columns.iter().map(|column| format!("{column:>width$}", width = width(column))).collect();
+        println!("\n{:<36}{:>6}{:>9}{:>10}{:>8}{heads}", "act", "s", "sent", "answered", "failed");
+        for Act { title, tally, served, took, broken } in &self.acts {
+            let counts: String = self
+                .columns
+                .iter()
+                .map(|column| {
+                    let count = served.get(column).copied().unwrap_or_default();
+                    format!("{count:>width$}", width = width(column))
+                })
+                .collect();
             println!(
-                "{title:<34}{:>9}{:>10}{:>8}{shares}{}",
+                "{title:<36}{:>6.1}{:>9}{:>10}{:>8}{counts}{}",
+                took.as_secs_f32(),
                 tally.sent,
                 tally.answered,
                 tally.failed(),
@@ -87,8 +107,9 @@ impl Screen {
         }
         let total = |count: fn(&Tally) -> u64| self.acts.iter().map(|act| count(&act.tally)).sum::<u64>();
         println!(
-            "{:<34}{:>9}{:>10}{:>8}",
+            "{:<36}{:>6.1}{:>9}{:>10}{:>8}",
             "in all",
+            self.acts.iter().map(|act| act.took).sum::<Duration>().as_secs_f32(),
             total(|tally| tally.sent),
             total(|tally| tally.answered),
             total(Tally::failed),
