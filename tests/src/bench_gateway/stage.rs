@@ -71,6 +71,8 @@ impl Stage {
         sweep();
         let cores = Cores::choose()?;
         let namespace = Namespace::create("bench")?;
+        // The kernel's own default, whatever the host prefers: others pace, which costs timers.
+        let _ = namespace.sysctl("ipv4/tcp_congestion_control", "cubic");
         let folder = tempfile::Builder::new()
             .prefix(&format!("{DIRECTORY_PREFIX}{}-", std::process::id()))
             .tempdir()?;
@@ -103,7 +105,7 @@ impl Stage {
         outcome
     }
 
-    /// Starts a row's proxy and leaves it running for `work`, for profilers.
+    /// Starts a proxy; done when it accepts.
     fn start(&self, proxy: Proxy) -> Result<Process> {
         let folder = self.folder.path();
         let mut command = match proxy {
