@@ -1,4 +1,4 @@
-//! Pure. Rate limits: one [`Limiter`] per rule, shared by all cores, exact over all of them.
+//! Rate limits: one [`Limiter`] per rule, shared by all cores, exact over all of them.
 //!
 //! The rule says what a key is (a consumer, a claim, a client's address, a route); here keys are bytes. A key
 //! is never unlimited: what has no key, and what finds no room in the table, shares one bucket each.
@@ -7,6 +7,7 @@
 //! 10.2.3 (`Retry-After`).
 
 pub mod gcra;
+pub mod stage;
 pub mod table;
 
 use std::io::Write;
@@ -16,12 +17,14 @@ use http::HeaderValue;
 use thiserror::Error;
 
 use gcra::{Rate, Verdict};
+pub use stage::{Admitted, Exceeded, Permit, RouteLimits, compile, limit};
 use table::{Request, Table};
 
 /// One rule's rate and the state of its keys.
 #[derive(Debug)]
 pub struct Limiter {
     table: Table,
+    capacity: usize,
     /// The bucket of all requests without a key.
     keyless: AtomicU64,
     /// `"name"`, quoted, as both headers begin.
@@ -62,6 +65,7 @@ impl Limiter {
         let policy = format!("\"{name}\";q={};w={}", per.count, per.period.seconds());
         Ok(Self {
             table: Table::new(rate, capacity),
+            capacity,
             keyless: AtomicU64::new(0),
             quoted: format!("\"{name}\"").into(),
             policy: HeaderValue::try_from(policy).map_err(|_| NameError(name.to_owned()))?,
@@ -82,6 +86,11 @@ impl Limiter {
     /// Requests decided by the shared overflow bucket, because the table was full of live keys.
     pub fn overflowed(&self) -> u64 {
         self.table.overflowed()
+    }
+
+    /// For how many keys it was made.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// The rate of every key.

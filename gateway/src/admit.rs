@@ -1,0 +1,54 @@
+//! Whether a request is taken at all: room for one more in flight, and a path that can be read in one way only.
+
+use http::{
+    Request, Uri,
+    request::Parts,
+    uri::{PathAndQuery, Scheme},
+};
+
+use crate::{
+    error::Refusal,
+    in_flight::InFlightGuard,
+    path,
+    pipeline::{ClientBody, Peer},
+    snapshot::Snapshot,
+};
+
+/// A request that was taken.
+pub struct Received {
+    /// Its line and headers; the path in its one form.
+    pub head: Parts,
+    /// Its body.
+    pub body: ClientBody,
+    /// Who asks.
+    pub peer: Peer,
+    /// Its place among those in flight.
+    pub in_flight: InFlightGuard,
+}
+
+/// Takes a request or not.
+///
+/// # Errors
+/// [`Refusal::Overloaded`], [`Refusal::Path`].
+pub fn admit(snapshot: &Snapshot, peer: &Peer, request: Request<ClientBody>) -> Result<Received, Refusal> {
+    let in_flight = snapshot.in_flight.enter().ok_or(Refusal::Overloaded)?;
+    let (mut head, body) = request.into_parts();
+    canonicalise(&mut head.uri)?;
+    Ok(Received { head, body, peer: peer.clone(), in_flight })
+}
+
+fn canonicalise(uri: &mut Uri) -> Result<(), Refusal> {
+    let canonical = match path::canonical(uri.path()).map_err(Refusal::Path)? {
+        std::borrow::Cow::Borrowed(_) if uri.scheme().is_none() => return Ok(()),
+        canonical => canonical.into_owned(),
+    };
+    // The absolute form names what Host names (the screen saw to it): the path suffices.
+    let target = match uri.query() {
+        Some(query) => format!("{canonical}?{query}"),
+        None => canonical,
+    };
+    let target = PathAndQuery::try_from(target).map_err(|_| Refusal::Internal)?;
+    debug_assert!(uri.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS));
+    *uri = Uri::from(target);
+    Ok(())
+}

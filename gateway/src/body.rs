@@ -1,0 +1,93 @@
+//! The body of an answer to a client: none, bytes at hand, or a service's as it comes. When it is gone, the request
+//! is over, and its record is closed.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::{
+    record::Closing,
+    upstream::{AnswerBody, answer::BrokeOff},
+};
+
+/// An answer's body.
+pub struct Body {
+    kind: Kind,
+    closing: Option<Closing>,
+}
+
+enum Kind {
+    Empty,
+    Full(Option<Bytes>),
+    Upstream(AnswerBody),
+}
+
+impl Body {
+    /// Nothing.
+    pub fn empty() -> Self {
+        Self { kind: Kind::Empty, closing: None }
+    }
+
+    /// Bytes at hand.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Full(Some(bytes.into())), closing: None }
+    }
+
+    /// A service's.
+    pub fn upstream(body: AnswerBody) -> Self {
+        Self { kind: Kind::Upstream(body), closing: None }
+    }
+
+    /// The same, closing a record when it is over.
+    pub fn closing(mut self, closing: Closing) -> Self {
+        self.closing = Some(closing);
+        self
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Upstream(body) => Pin::new(body).poll_frame(context),
+        };
+        if let Some(closing) = &mut this.closing {
+            match &frame {
+                Poll::Ready(Some(Ok(frame))) => {
+                    closing.sent(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(Some(Err(error))) => closing.broke_off(*error),
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty | Kind::Full(None) => SizeHint::with_exact(0),
+            Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Upstream(body) => body.size_hint(),
+        }
+    }
+}

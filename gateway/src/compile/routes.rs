@@ -1,0 +1,302 @@
+//! Routes: what they match, what they ask for, what they change, who answers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::Context;
+use crate::{
+    authenticate::{Credentials, Ways},
+    authorise::Scopes,
+    compose::Composition,
+    config::{
+        Document, Findings, Spanned,
+        document::{HeadersDocument, RequestDocument, ResponseDocument, RouteDocument},
+    },
+    in_flight::InFlight,
+    json::{Reshape, ReshapeDocument},
+    limit::{Limiter, RouteLimits},
+    route::RouteTable,
+    snapshot::{Action, Route},
+    transform::{
+        RequestTransform, ResponseTransform,
+        headers::{HeaderChanges, Value},
+        template::Template,
+    },
+    upstream::Upstream,
+};
+
+/// The largest answer that is reshaped, unless the route says otherwise.
+const JSON_BYTES: usize = 1 << 20;
+
+/// What routes refer to.
+pub struct Parts<'a> {
+    /// Services.
+    pub upstreams: &'a BTreeMap<String, Arc<Upstream>>,
+    /// Rate limits.
+    pub limiters: &'a BTreeMap<String, Arc<Limiter>>,
+    /// API keys and issuers.
+    pub credentials: &'a Arc<Credentials>,
+}
+
+/// One route while it is compiled: where findings go, and under which name.
+pub struct Scene<'a> {
+    /// What is wrong so far.
+    pub findings: &'a mut Findings,
+    /// The route, as `routes[2]`.
+    pub field: String,
+    /// Names that templates may use: the path's parameters.
+    pub parameters: Vec<String>,
+}
+
+/// All routes.
+pub fn compile(
+    document: &Document,
+    context: Context<'_>,
+    parts: &Parts<'_>,
+    findings: &mut Findings,
+) -> RouteTable {
+    let mut table = RouteTable::default();
+    let mut names = BTreeSet::new();
+    if document.routes.value.is_empty() {
+        findings.error(&document.routes, "routes", "name at least one route");
+    }
+    for (index, written) in document.routes.value.iter().enumerate() {
+        let field = format!("routes[{index}]");
+        let route = &written.value;
+        if route.name.value.is_empty() || !names.insert(&route.name.value) {
+            findings.error(&route.name, format!("{field}.name"), "a name of its own for each route");
+        }
+        if route.path.value == document.health_path.value {
+            findings.error(&route.path, format!("{field}.path"), "this is the health path");
+        }
+        let parameters = parameters(&route.path.value);
+        let mut scene = Scene { findings, field, parameters };
+        let methods = methods(route, &mut scene);
+        let host = host(route, &mut scene);
+        let Some(compiled) = compile_route(document, context, parts, written, &mut scene) else { continue };
+        let compiled = Arc::new(compiled);
+        if let Err(conflict) = table.add(host.as_deref(), &route.path.value, methods.as_deref(), &compiled) {
+            scene.error(&route.path, "path", conflict.to_string());
+        }
+    }
+    table
+}
+
+fn compile_route(
+    document: &Document,
+    context: Context<'_>,
+    parts: &Parts<'_>,
+    written: &Spanned<RouteDocument>,
+    scene: &mut Scene<'_>,
+) -> Option<Route> {
+    let route = &written.value;
+    if !route.path.value.starts_with('/') {
+        scene.error(&route.path, "path", "begin with a slash");
+    }
+    if let Some(timeout) = route.timeout.as_ref().filter(|timeout| timeout.value.0.is_zero()) {
+        scene.error(timeout, "timeout", "longer than 0s");
+    }
+    let previous = context.previous.and_then(|previous| previous.routes.by_name(&route.name.value));
+    let ways = Ways::compile(&route.authenticate, parts.credentials, scene);
+    let action = match (&route.upstream, &route.compose) {
+        (Some(name), None) => match parts.upstreams.get(&name.value) {
+            Some(upstream) => Action::Proxy(upstream.clone()),
+            None => {
+                scene.error(name, "upstream", format!("no upstream has the name {}", name.value));
+                return None;
+            }
+        },
+        (None, Some(compose)) => {
+            if route.methods.as_ref().is_none_or(|methods| methods.value.iter().any(|name| name != "GET")) {
+                scene.error(compose, "compose", "a composed answer is read: write methods: [GET]");
+            }
+            if let Some(json) = &route.request.json {
+                scene.error(json, "request.json", "the steps of a composition send no body");
+            }
+            Action::Compose(Composition::compile(&compose.value, parts.upstreams, scene)?)
+        }
+        _ => {
+            scene.error(written, "", "name either upstream or compose");
+            return None;
+        }
+    };
+    Some(Route {
+        name: route.name.value.as_str().into(),
+        metrics: previous.as_ref().map(|previous| previous.metrics.clone()).unwrap_or_default(),
+        parameters: scene.parameters.clone(),
+        ways,
+        scopes: Scopes::compile(&route.scopes, &route.authenticate, scene),
+        limits: RouteLimits::compile(&route.rates, parts.limiters, document, scene),
+        in_flight: route.in_flight.map(|limit| in_flight(limit, previous.as_deref())),
+        body_bytes: route.body_bytes.unwrap_or(document.limits.body_bytes).0,
+        timeout: route.timeout.as_ref().map_or(document.timeouts.request, |timeout| timeout.value).0,
+        forward_credentials: route.forward_credentials,
+        request: request_transform(&route.request, scene),
+        response: response_transform(&route.response, scene),
+        action,
+    })
+}
+
+fn in_flight(limit: u32, previous: Option<&Route>) -> Arc<InFlight> {
+    match previous.and_then(|previous| previous.in_flight.clone()) {
+        Some(in_flight) if in_flight.limit() == limit => in_flight,
+        // Those in flight are counted on the old one: for as long as they last, a few more may be in flight.
+        _ => Arc::new(InFlight::new(limit)),
+    }
+}
+
+impl Scene<'_> {
+    /// Notes an error of the route's field `name`.
+    pub fn error<T>(&mut self, at: &Spanned<T>, name: &str, rule: impl Into<String>) {
+        let field = self.field(name);
+        self.findings.error(at, field, rule);
+    }
+
+    /// Notes a warning of the route's field `name`.
+    pub fn warning<T>(&mut self, at: &Spanned<T>, name: &str, rule: impl Into<String>) {
+        let field = self.field(name);
+        self.findings.warning(at, field, rule);
+    }
+
+    fn field(&self, name: &str) -> String {
+        if name.is_empty() { self.field.clone() } else { format!("{}.{name}", self.field) }
+    }
+
+    /// Compiles a template whose parameters must be known, by the route's path or `also`.
+    pub fn template(&mut self, text: &Spanned<String>, name: &str, also: &[&str]) -> Option<Template> {
+        let template = match Template::parse(&text.value) {
+            Ok(template) => template,
+            Err(error) => {
+                self.error(text, name, error.to_string());
+                return None;
+            }
+        };
+        let unknown = template.parameters().find(|parameter| {
+            !self.parameters.iter().any(|known| known == parameter) && !also.contains(parameter)
+        });
+        if let Some(unknown) = unknown {
+            self.error(text, name, format!("{{{unknown}}} is no parameter of the route's path"));
+            return None;
+        }
+        Some(template)
+    }
+
+    /// Compiles changes of JSON.
+    pub fn reshape(&mut self, written: Option<&Spanned<ReshapeDocument>>, name: &str) -> Option<Reshape> {
+        let written = written?;
+        match written.value.compile() {
+            Ok(reshape) => Some(reshape),
+            Err(error) => {
+                self.error(written, name, error.to_string());
+                None
+            }
+        }
+    }
+}
+
+/// Names between braces, in order; `*` of a parameter that takes the rest is not part of its name.
+fn parameters(path: &str) -> Vec<String> {
+    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    names.map(|name| name.trim_start_matches('*').to_owned()).collect()
+}
+
+fn methods(route: &RouteDocument, scene: &mut Scene<'_>) -> Option<Vec<Method>> {
+    let written = route.methods.as_ref()?;
+    if written.value.is_empty() {
+        scene.error(written, "methods", "name at least one, or leave the field out for any");
+    }
+    let mut methods = Vec::new();
+    for name in &written.value {
+        match Method::from_bytes(name.as_bytes()) {
+            Ok(method) if *name == name.to_uppercase() && method != Method::CONNECT => methods.push(method),
+            _ => scene.error(written, "methods", format!("{name} is no method that is served; write GET, POST")),
+        }
+    }
+    Some(methods)
+}
+
+fn host(route: &RouteDocument, scene: &mut Scene<'_>) -> Option<String> {
+    let written = route.host.as_ref()?;
+    let host = written.value.to_ascii_lowercase();
+    let name = host.strip_prefix("*.").unwrap_or(&host);
+    let fits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte));
+    if !fits || (name.contains(':') && !name.starts_with('[')) {
+        scene.error(written, "host", "a name such as api.example or *.example, without a port");
+    }
+    Some(host)
+}
+
+fn request_transform(written: &RequestDocument, scene: &mut Scene<'_>) -> RequestTransform {
+    let path = written.path.as_ref().and_then(|path| {
+        if !path.value.starts_with('/') || path.value.contains(['?', '#', ' ']) {
+            scene.error(path, "request.path", "a path that begins with a slash, without a query");
+        }
+        scene.template(path, "request.path", &[])
+    });
+    RequestTransform {
+        path,
+        headers: header_changes(&written.headers, "request.headers", &["consumer"], scene),
+        json: scene.reshape(written.json.as_ref(), "request.json"),
+    }
+}
+
+fn response_transform(written: &ResponseDocument, scene: &mut Scene<'_>) -> ResponseTransform {
+    ResponseTransform {
+        headers: header_changes(&written.headers, "response.headers", &[], scene),
+        json: scene.reshape(written.json.as_ref(), "response.json"),
+        json_bytes: written.json_bytes.map_or(JSON_BYTES, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+    }
+}
+
+fn header_changes(
+    written: &HeadersDocument,
+    field: &str,
+    also: &[&str],
+    scene: &mut Scene<'_>,
+) -> HeaderChanges {
+    let mut values = |map: &BTreeMap<String, Spanned<String>>, part: &str| {
+        let mut changes = Vec::new();
+        for (name, value) in map {
+            let field = format!("{field}.{part}.{name}");
+            let parsed = header_name(name);
+            if let Err(rule) = &parsed {
+                scene.error(value, &field, rule.clone());
+            }
+            let template = scene.template(value, &field, also);
+            let made = template.and_then(|template| match template.plain() {
+                None => Some(Value::Made(template)),
+                Some(text) => match HeaderValue::from_str(text) {
+                    Ok(value) => Some(Value::Fixed(value)),
+                    Err(_) => {
+                        scene.error(value, &field, "no header may have this value");
+                        None
+                    }
+                },
+            });
+            changes.extend(parsed.ok().zip(made));
+        }
+        changes
+    };
+    let (set, add) = (values(&written.set, "set"), values(&written.add, "add"));
+    let mut remove = Vec::new();
+    for name in &written.remove {
+        match HeaderName::from_bytes(name.value.as_bytes()) {
+            Ok(name) => remove.push(name),
+            Err(_) => scene.error(name, &format!("{field}.remove"), "no header may have this name"),
+        }
+    }
+    HeaderChanges { remove, set, add }
+}
+
+/// A header that may be set. Those that frame a message or belong to one connection are ours.
+fn header_name(name: &str) -> Result<HeaderName, String> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "no header may have this name".to_owned())?;
+    if crate::hop::is_hop_by_hop(&parsed) || parsed == http::header::CONTENT_LENGTH {
+        return Err(format!("{parsed} is the gateway's own"));
+    }
+    Ok(parsed)
+}

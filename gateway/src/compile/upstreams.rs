@@ -1,0 +1,105 @@
+//! Services and their instances.
+
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+
+use http::{HeaderValue, uri::PathAndQuery};
+
+use super::Context;
+use crate::{
+    config::{
+        Document, Findings,
+        document::{HealthDocument, UpstreamDocument},
+    },
+    upstream::{Ejection, Endpoint, HealthSettings, PoolSettings, Upstream, balance::Balance},
+};
+
+/// All services by name.
+pub fn compile(
+    document: &Document,
+    context: Context<'_>,
+    findings: &mut Findings,
+) -> BTreeMap<String, Arc<Upstream>> {
+    let mut upstreams = BTreeMap::new();
+    for (name, written) in &document.upstreams {
+        let field = format!("upstreams.{name}");
+        let previous = context.previous.and_then(|previous| previous.upstreams.get(name));
+        let upstream = upstream(name, &field, &written.value, document, previous, findings);
+        upstreams.insert(name.clone(), Arc::new(upstream));
+    }
+    upstreams
+}
+
+fn upstream(
+    name: &str,
+    field: &str,
+    written: &UpstreamDocument,
+    document: &Document,
+    previous: Option<&Arc<Upstream>>,
+    findings: &mut Findings,
+) -> Upstream {
+    if written.endpoints.value.is_empty() {
+        findings.error(&written.endpoints, format!("{field}.endpoints"), "name at least one address");
+    }
+    let distinct: BTreeSet<_> = written.endpoints.value.iter().collect();
+    if distinct.len() < written.endpoints.value.len() {
+        findings.error(&written.endpoints, format!("{field}.endpoints"), "each address once");
+    }
+    let host = written.host.as_ref().and_then(|host| {
+        let value = HeaderValue::from_str(&host.value).ok().filter(|value| !value.is_empty());
+        if value.is_none() {
+            findings.error(host, format!("{field}.host"), "a host such as accounts.internal:8080");
+        }
+        value
+    });
+    let health = written.health.as_ref().map(|health| health_settings(field, health, findings));
+    if written.pool.max_age.0.is_zero() || written.connect_timeout.0.is_zero() {
+        findings.error(&written.endpoints, field, "pool.max_age and connect_timeout are longer than 0s");
+    }
+    // A checker asks as it was told when it began: other questions need other endpoints.
+    let same_questions =
+        previous.filter(|previous| previous.health == health && previous.host == host);
+    let endpoints = written.endpoints.value.iter().map(|address| {
+        let known = |upstream: &Arc<Upstream>| {
+            upstream.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned()
+        };
+        same_questions.and_then(known).unwrap_or_else(|| {
+            let endpoint = Endpoint::new(*address);
+            if let Some(before) = previous.and_then(known).filter(|_| health.is_some()) {
+                endpoint.set_health(before.health());
+            }
+            Arc::new(endpoint)
+        })
+    });
+    Upstream {
+        name: name.into(),
+        endpoints: endpoints.collect(),
+        balance: Balance::new(written.balance),
+        host,
+        pool: PoolSettings {
+            idle_max: usize::from(written.pool.idle_max),
+            idle_timeout: written.pool.idle_timeout.0,
+            max_age: written.pool.max_age.0,
+        },
+        ejection: Ejection { failures: written.ejection.failures, duration: written.ejection.duration.0 },
+        health,
+        connect_timeout: written.connect_timeout.0,
+        stall: document.timeouts.stall.0,
+    }
+}
+
+fn health_settings(field: &str, written: &HealthDocument, findings: &mut Findings) -> HealthSettings {
+    if !written.path.value.starts_with('/') || PathAndQuery::try_from(written.path.value.as_str()).is_err() {
+        findings.error(&written.path, format!("{field}.health.path"), "a path such as /healthz");
+    }
+    if written.interval.0.is_zero() || written.timeout.0.is_zero() || written.rise == 0 || written.fall == 0 {
+        let rule = "interval and timeout are longer than 0s, rise and fall at least 1";
+        findings.error(&written.path, format!("{field}.health"), rule);
+    }
+    HealthSettings {
+        path: written.path.value.clone(),
+        interval: written.interval.0,
+        timeout: written.timeout.0,
+        rise: written.rise,
+        fall: written.fall,
+    }
+}

@@ -1,0 +1,41 @@
+//! The configuration: a YAML file, and what is wrong with one.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`document`] | the file as it is written: listeners, limits, times, upstreams, routes |
+//! | [`credentials`] | API keys and issuers of tokens |
+//! | [`rates`] | rate limits |
+//! | [`compose`] | steps of a composed answer |
+//! | [`units`] | durations, sizes |
+//! | [`finding`] | what is wrong, and on which line |
+//!
+//! [`crate::compile`] turns a document into a [`crate::snapshot::Snapshot`].
+
+pub mod compose;
+pub mod credentials;
+pub mod document;
+pub mod finding;
+pub mod rates;
+pub mod units;
+
+pub use document::Document;
+pub use finding::{Finding, Findings, Severity};
+use serde_saphyr::Error;
+pub use serde_saphyr::Spanned;
+
+/// Reads the text of a configuration. Pure.
+///
+/// # Errors
+/// One finding, with its place, for the first thing that is not YAML or not of the model.
+pub fn parse(text: &str) -> Result<Document, Finding> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| finding_of(&error))
+}
+
+fn finding_of(error: &Error) -> Finding {
+    let place = error.location().map(|place| (place.line(), place.column())).unwrap_or_default();
+    let text = error.to_string();
+    // The library says the place as well, at one end or the other of its text.
+    let rule = text.split(" at line ").next().unwrap_or(&text).trim().to_owned();
+    Finding { severity: Severity::Error, line: place.0, column: place.1, field: String::new(), rule }
+}

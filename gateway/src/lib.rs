@@ -1,0 +1,56 @@
+//! The API gateway: one request from its client to a service and back.
+//!
+//! Read [`pipeline`] first: it lists the stages of a request in order, and each stage is a module of the same name.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`screen`] | refuses malformed HTTP/1.1 before the parser sees it |
+//! | [`pipeline`] | the life of a request |
+//! | [`admit`] | room for one more, a path that is read in one way only |
+//! | [`route`] | host, path and method |
+//! | [`authenticate`] | who asks: API keys, tokens |
+//! | [`authorise`] | whether they may: scopes |
+//! | [`mod@limit`] | how often they may (GCRA), exact over all cores |
+//! | [`transform`] | path, headers, JSON, there and back |
+//! | [`proxy`] | one service answers |
+//! | [`compose`] | several answer, merged |
+//! | [`upstream`] | services, instances, connections, health |
+//! | [`respond`] | refusals become statuses and problem documents, here alone |
+//! | [`config`], [`compile`], [`snapshot`] | the file, what is wrong with it, what requests read |
+//! | [`shared`], [`record`], [`metrics`], [`access_log`] | what workers share, what is known of a request, counters, lines |
+//! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`] | the process: command line, threads, connections, operators, new configurations, the stop |
+//! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
+//! | [`path`], [`hop`], [`in_flight`], [`clock`], [`body`], [`error`] | small nouns of the stages |
+
+pub mod accept;
+pub mod access_log;
+pub mod admin;
+pub mod admit;
+pub mod authenticate;
+pub mod authorise;
+pub mod body;
+pub mod cli;
+pub mod clock;
+pub mod compile;
+pub mod compose;
+pub mod config;
+pub mod drain;
+pub mod error;
+pub mod hop;
+pub mod in_flight;
+pub mod json;
+pub mod limit;
+pub mod metrics;
+pub mod path;
+pub mod pipeline;
+pub mod proxy;
+pub mod record;
+pub mod reload;
+pub mod respond;
+pub mod route;
+pub mod run;
+pub mod screen;
+pub mod shared;
+pub mod snapshot;
+pub mod transform;
+pub mod upstream;

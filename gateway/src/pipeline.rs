@@ -1,0 +1,64 @@
+//! The life of a request, stage by stage. Each stage takes what the stage before produced, so that none can be left
+//! out: an upstream asks for a [`Permit`](crate::limit::Permit), which only [`limit`] gives.
+//!
+//! ```text
+//! accept → admit → route → authenticate → authorise → limit → transform → proxy | compose → transform back → respond
+//! ```
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+
+use crate::{
+    admit::admit, authenticate::authenticate, authorise::authorise, body::Body, compose, error::Refusal,
+    limit::limit, proxy, record::Record, respond, route::route, screen::Malformed, shared::Shared, snapshot::Action,
+    snapshot::Snapshot, transform,
+};
+
+/// A client's body.
+pub type ClientBody = axum::body::Body;
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address that the connection came from.
+    pub address: std::net::SocketAddr,
+    /// The same for `X-Forwarded-For`, made once a connection.
+    pub forwarded_for: http::HeaderValue,
+}
+
+/// Serves one request.
+pub async fn handle(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    malformed: Option<Malformed>,
+    request: Request<ClientBody>,
+) -> Response<Body> {
+    let snapshot = shared.snapshot();
+    let mut record = Record::begin(peer, &request);
+    let outcome = match malformed {
+        Some(malformed) => Err(Refusal::Malformed(malformed)),
+        None => serve(&snapshot, peer, &mut record, request).await,
+    };
+    respond::respond(shared, record, outcome)
+}
+
+async fn serve(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    record: &mut Record,
+    request: Request<ClientBody>,
+) -> Result<Response<Body>, Refusal> {
+    let received = admit(snapshot, peer, request)?;
+    let routed = route(snapshot, received, record)?;
+    let authenticated = authenticate(snapshot, routed, record)?;
+    let permitted = authorise(authenticated)?;
+    let admitted = limit(permitted, record)?;
+    let ready = transform::request(admitted, record).await?;
+    let (route, deadline) = (ready.admitted.routed.route.clone(), ready.deadline);
+    let response = match &route.action {
+        Action::Proxy(upstream) => proxy::proxy(upstream, ready, record).await,
+        Action::Compose(composition) => compose::compose(composition, ready, record).await,
+    }?;
+    transform::response(&route, response, deadline).await
+}

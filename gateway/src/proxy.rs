@@ -1,0 +1,48 @@
+//! One service answers: the request goes on as it comes, the answer comes back as it goes.
+
+use std::sync::Arc;
+
+use http::Response;
+
+use crate::{
+    body::Body,
+    error::{Refusal, UpstreamError},
+    record::Record,
+    transform::Ready,
+    upstream::{CallFailed, Upstream},
+};
+
+/// Calls the service.
+///
+/// # Errors
+/// [`Refusal::Upstream`]; where the client's own body is to blame, [`Refusal::BodyTooLarge`] or
+/// [`Refusal::BodyLost`].
+pub async fn proxy(
+    upstream: &Arc<Upstream>,
+    ready: Ready,
+    record: &mut Record,
+) -> Result<Response<Body>, Refusal> {
+    let Ready { admitted, head, body, fate, deadline } = ready;
+    match upstream.call(&admitted.permit, head, body, deadline).await {
+        Ok(answer) => {
+            record.endpoint = Some(answer.endpoint);
+            let mut response = answer.response.map(Body::upstream);
+            for (name, value) in &admitted.permit.headers {
+                response.headers_mut().insert(*name, value.clone());
+            }
+            Ok(response)
+        }
+        Err(CallFailed { error, endpoint }) => {
+            record.endpoint = endpoint;
+            match fate {
+                Some(fate) if fate.is_too_large() => {
+                    Err(Refusal::BodyTooLarge { limit: admitted.routed.route.body_bytes })
+                }
+                Some(fate) if fate.is_lost() => Err(Refusal::BodyLost),
+                // The client never sent all of it: the service is not to blame.
+                Some(fate) if error == UpstreamError::Timeout && !fate.is_complete() => Err(Refusal::BodyLost),
+                _ => Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What is known of a request, for its log line and the counters. Filled in by the stages, closed when the last byte
+//! of the answer is gone or the client is.
+
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header::HOST};
+
+use crate::{
+    pipeline::Peer,
+    shared::Shared,
+    snapshot::Route,
+    upstream::{Endpoint, answer::BrokeOff},
+};
+
+/// A request, so far.
+#[derive(Clone)]
+pub struct Record {
+    /// When its headers were there.
+    pub begun: Instant,
+    /// Its name, unique among gateways.
+    pub id: RequestId,
+    /// Where it came from.
+    pub client: SocketAddr,
+    /// As it came.
+    pub method: Method,
+    /// As it came.
+    pub uri: Uri,
+    /// As it came.
+    pub host: Option<HeaderValue>,
+    /// Its route, once it is known.
+    pub route: Option<Arc<Route>>,
+    /// Who asks, once that is known.
+    pub consumer: Option<Arc<str>>,
+    /// The instance that answered, or was tried last.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Why it was refused, if it was; a word of [`crate::error::Refusal::reason`].
+    pub reason: Option<&'static str>,
+    /// More about the reason, for the log alone.
+    pub detail: Option<String>,
+    /// Of the answer.
+    pub status: StatusCode,
+    /// Bytes of the answer's body.
+    pub bytes: u64,
+}
+
+/// A request's name: its worker's, and a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    worker: u64,
+    count: u32,
+}
+
+/// Closes a record when it is dropped.
+pub struct Closing {
+    record: Record,
+    shared: Arc<Shared>,
+}
+
+thread_local! {
+    static NEXT: Cell<RequestId> = Cell::new(RequestId { worker: worker_name(), count: 0 });
+}
+
+/// Random, so that no two workers of any two gateways share it but by great misfortune.
+fn worker_name() -> u64 {
+    static WORKERS: AtomicU32 = AtomicU32::new(0);
+    let mut random = [0; 8];
+    // Without a source of randomness the time does: names need be unique, not secret.
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        random = crate::clock::now_ns().to_le_bytes();
+    }
+    u64::from_le_bytes(random) ^ u64::from(WORKERS.fetch_add(1, Relaxed))
+}
+
+impl RequestId {
+    fn next() -> Self {
+        NEXT.with(|next| {
+            let id = next.get();
+            next.set(Self { count: id.count.wrapping_add(1), ..id });
+            id
+        })
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{:016x}{:08x}", self.worker, self.count)
+    }
+}
+
+impl Record {
+    /// Begins one.
+    pub fn begin<B>(peer: &Peer, request: &Request<B>) -> Self {
+        Self {
+            begun: Instant::now(),
+            id: RequestId::next(),
+            client: peer.address,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            host: request.headers().get(HOST).cloned(),
+            route: None,
+            consumer: None,
+            endpoint: None,
+            reason: None,
+            detail: None,
+            status: StatusCode::OK,
+            bytes: 0,
+        }
+    }
+
+    /// The request's name as a header's value.
+    pub fn request_id(&self) -> HeaderValue {
+        let mut text = String::with_capacity(24);
+        let _ = write!(text, "{}", self.id);
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// Closes it when the result is dropped.
+    pub fn closing(self, shared: Arc<Shared>) -> Closing {
+        Closing { record: self, shared }
+    }
+}
+
+impl Closing {
+    /// Counts bytes of the body.
+    pub fn sent(&mut self, bytes: usize) {
+        self.record.bytes += bytes as u64;
+    }
+
+    /// Notes that the body broke off.
+    pub fn broke_off(&mut self, error: BrokeOff) {
+        self.record.reason = Some(match error {
+            BrokeOff::Connection => "answer_broke_off",
+            BrokeOff::Stalled => "answer_stalled",
+        });
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.shared.observe(&self.record);
+    }
+}

@@ -1,0 +1,121 @@
+//! The one place that turns the outcome of a request into an answer: a refusal becomes a status and an RFC 9457
+//! problem document. It says what the client can act upon, and nothing of the inside.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+
+use crate::{
+    body::Body,
+    error::{Refusal, StepError, UpstreamError},
+    record::Record,
+    shared::{Phase, Shared},
+    transform::REQUEST_ID,
+};
+
+/// The answer, whose body closes the record.
+pub fn respond(
+    shared: &Arc<Shared>,
+    mut record: Record,
+    outcome: Result<Response<Body>, Refusal>,
+) -> Response<Body> {
+    let mut response = outcome.unwrap_or_else(|refusal| {
+        record.reason = Some(refusal.reason());
+        record.detail = Some(refusal.to_string());
+        problem(&refusal, &record)
+    });
+    if shared.phase() >= Phase::Closing {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    record.status = response.status();
+    let closing = record.closing(shared.clone());
+    response.map(|body| body.closing(closing))
+}
+
+/// Status and title. Exhaustive: a new refusal gets its status here or does not compile.
+fn status(refusal: &Refusal) -> (StatusCode, &'static str) {
+    match refusal {
+        Refusal::Malformed(_) => (StatusCode::BAD_REQUEST, "The request is malformed"),
+        Refusal::Path(_) => (StatusCode::BAD_REQUEST, "The path is ambiguous"),
+        Refusal::Overloaded | Refusal::RouteOverloaded => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Too many requests are in flight")
+        }
+        Refusal::NoRoute => (StatusCode::NOT_FOUND, "Nothing is served here"),
+        Refusal::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed"),
+        Refusal::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+        Refusal::BodyLost => (StatusCode::REQUEST_TIMEOUT, "The body did not arrive"),
+        Refusal::BodyNotJson(_) => (StatusCode::BAD_REQUEST, "The body is not JSON"),
+        Refusal::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Who is calling is not known"),
+        Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, "The caller may not do this"),
+        Refusal::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+        Refusal::Upstream(error) | Refusal::Step { error: StepError::Upstream(error), .. } => upstream(*error),
+        Refusal::Step { .. } | Refusal::Collision(_) => {
+            (StatusCode::BAD_GATEWAY, "A service did not answer as it should")
+        }
+        Refusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
+    }
+}
+
+fn upstream(error: UpstreamError) -> (StatusCode, &'static str) {
+    match error {
+        UpstreamError::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "The service is not available"),
+        UpstreamError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time"),
+        UpstreamError::Connect
+        | UpstreamError::Broken
+        | UpstreamError::Protocol
+        | UpstreamError::TooLarge
+        | UpstreamError::NotJson => (StatusCode::BAD_GATEWAY, "The service did not answer as it should"),
+    }
+}
+
+/// What else the client is told: details of its own doing, never of ours.
+fn detail(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::Malformed(_)
+        | Refusal::Path(_)
+        | Refusal::BodyTooLarge { .. }
+        | Refusal::BodyNotJson(_)
+        | Refusal::RateLimited(_)
+        | Refusal::Step { .. } => Some(refusal.to_string()),
+        _ => None,
+    }
+}
+
+fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
+    let (status, title) = status(refusal);
+    let id = record.request_id();
+    let mut document = serde_json::json!({
+        "type": format!("urn:portcullis:problem:{}", refusal.reason().replace('_', "-")),
+        "title": title,
+        "status": status.as_u16(),
+        "request_id": id.to_str().unwrap_or_default(),
+    });
+    if let Some(detail) = detail(refusal) {
+        document["detail"] = detail.into();
+    }
+    let mut response = Response::new(Body::full(document.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REQUEST_ID, id);
+    match refusal {
+        Refusal::MethodNotAllowed { allow } => drop(headers.insert(ALLOW, allow.clone())),
+        Refusal::Unauthenticated { challenge, .. } | Refusal::Forbidden { challenge } => {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
+        Refusal::RateLimited(exceeded) => headers.extend(exceeded.headers().clone()),
+        Refusal::Overloaded | Refusal::RouteOverloaded => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        // What follows on the connection may be anything.
+        Refusal::Malformed(_) | Refusal::BodyLost => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
+}

@@ -1,0 +1,89 @@
+//! What all workers share: the snapshot, the phase of a stop, counters and the log.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    access_log::AccessLog, in_flight::InFlight, metrics::Metrics, record::Record, snapshot::Snapshot,
+};
+
+/// What all workers share.
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    phase: AtomicU8,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Clients' connections.
+    pub connections: Arc<InFlight>,
+    /// Where a line for each request goes.
+    pub access_log: &'static AccessLog,
+}
+
+/// How far a stop has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// No stop.
+    Serving,
+    /// The health path says no; else as before.
+    Unready,
+    /// Every answer closes its connection.
+    Closing,
+    /// Idle connections are closed, requests may end.
+    Ending,
+}
+
+impl Shared {
+    /// Begins with a snapshot, without an access log.
+    pub fn new(snapshot: Snapshot) -> Arc<Self> {
+        Self::with_log(snapshot, &crate::access_log::OFF)
+    }
+
+    /// Begins with a snapshot and an access log.
+    pub fn with_log(snapshot: Snapshot, access_log: &'static AccessLog) -> Arc<Self> {
+        let connections = Arc::new(InFlight::new(snapshot.settings.fixed.connections));
+        Arc::new(Self {
+            connections,
+            access_log,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            metrics: Metrics::default(),
+        })
+    }
+
+    /// The present snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Puts another in its place. Requests in flight keep the one that they began with.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        snapshot.in_flight.set_limit(snapshot.in_flight_max);
+        self.snapshot.store(snapshot);
+    }
+
+    /// How far a stop has got.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Unready,
+            2 => Phase::Closing,
+            _ => Phase::Ending,
+        }
+    }
+
+    /// A stop goes on; it never goes back.
+    pub fn advance(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Relaxed);
+    }
+
+    /// Takes note of a request that is over.
+    pub fn observe(&self, record: &Record) {
+        self.metrics.count(record);
+        self.access_log.note(record);
+    }
+}

@@ -1,0 +1,123 @@
+//! One configuration, compiled: what a request reads. Immutable but for counters and states, which a reload
+//! hands on (endpoints by upstream and address, limits by name), so that swapping it changes nothing in flight.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    authenticate::{Credentials, Ways},
+    authorise::Scopes,
+    compose::Composition,
+    config::document::{AccessLog, Behind},
+    in_flight::InFlight,
+    limit::{Limiter, RouteLimits},
+    route::RouteTable,
+    transform::{RequestTransform, ResponseTransform},
+    upstream::Upstream,
+};
+
+/// The whole.
+pub struct Snapshot {
+    /// Grows with every configuration that is taken.
+    pub generation: u64,
+    /// What concerns all requests.
+    pub settings: Settings,
+    /// Which route has a host, path and method.
+    pub routes: RouteTable,
+    /// API keys and issuers.
+    pub credentials: Arc<Credentials>,
+    /// Services by name.
+    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    /// Rate limits by name.
+    pub limiters: BTreeMap<String, Arc<Limiter>>,
+    /// Requests in flight on all routes, under this and earlier snapshots.
+    pub in_flight: Arc<InFlight>,
+    /// How many may be, from this snapshot's publication on.
+    pub in_flight_max: u32,
+}
+
+/// What concerns all requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What changes with a restart only.
+    pub fixed: Fixed,
+    /// How long a body may stand still.
+    pub stall: Duration,
+    /// Phases of a stop.
+    pub drain: DrainTimes,
+    /// What stands in front.
+    pub behind: Behind,
+}
+
+/// What changes with a restart only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Where clients are served.
+    pub listen: Vec<SocketAddr>,
+    /// Threads.
+    pub workers: usize,
+    /// Where operators are served.
+    pub admin: Option<SocketAddr>,
+    /// What balancers ask.
+    pub health_path: String,
+    /// Where access lines go.
+    pub access_log: AccessLog,
+    /// Connections of clients.
+    pub connections: u32,
+    /// A request's line and headers, in bytes.
+    pub header_bytes: usize,
+    /// A request's headers.
+    pub header_count: usize,
+    /// Until a request's headers are there.
+    pub header_timeout: Duration,
+    /// Between two requests.
+    pub keep_alive: Duration,
+}
+
+/// Phases of a stop, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainTimes {
+    /// Unready, but served as before.
+    pub unready: Duration,
+    /// Every answer closes its connection.
+    pub close: Duration,
+    /// Idle connections are closed, requests may end.
+    pub end: Duration,
+}
+
+/// What is served at a path.
+pub struct Route {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its position among the routes that ever had a name, for counters.
+    pub metrics: Arc<crate::metrics::RouteMetrics>,
+    /// Names of the path's parameters, in their order.
+    pub parameters: Vec<String>,
+    /// How callers say who they are.
+    pub ways: Ways,
+    /// What they must be allowed.
+    pub scopes: Scopes,
+    /// How often they may come.
+    pub limits: RouteLimits,
+    /// Requests in flight on this route, where that is bounded.
+    pub in_flight: Option<Arc<InFlight>>,
+    /// The largest body.
+    pub body_bytes: u64,
+    /// Until the answer begins.
+    pub timeout: Duration,
+    /// Keys and tokens go on to the upstream.
+    pub forward_credentials: bool,
+    /// Changes on the way in.
+    pub request: RequestTransform,
+    /// Changes on the way back.
+    pub response: ResponseTransform,
+    /// Who answers.
+    pub action: Action,
+}
+
+/// Who answers.
+pub enum Action {
+    /// One service.
+    Proxy(Arc<Upstream>),
+    /// Several, merged.
+    Compose(Composition),
+}

@@ -1,0 +1,252 @@
+//! What is changed on the way to the upstream and back: path, headers, JSON.
+//!
+//! Headers of one connection stay behind, credentials as well unless the route says otherwise; what names the client
+//! is set by us and never taken from the client.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`template`] | text with `{parameters}` |
+//! | [`headers`] | headers to set, add and remove |
+
+pub mod headers;
+pub mod template;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, Uri,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, HOST, VIA},
+    uri::PathAndQuery,
+};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    admit::Received,
+    body::Body,
+    error::{Refusal, UpstreamError},
+    hop,
+    json::{self, Reshape},
+    limit::Admitted,
+    pipeline::ClientBody,
+    record::Record,
+    snapshot::{Action, Route},
+    upstream::{Head, Outgoing, outgoing::Fate},
+};
+use headers::HeaderChanges;
+use template::Template;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+/// The request's name in the access log, here and at services.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// RFC 9110, section 7.6.3.
+const VIA_US: HeaderValue = HeaderValue::from_static("1.1 portcullis");
+
+/// Nesting of JSON that is reshaped.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+/// Changes on the way in.
+#[derive(Default)]
+pub struct RequestTransform {
+    /// Another path.
+    pub path: Option<Template>,
+    /// Headers.
+    pub headers: HeaderChanges,
+    /// The JSON body.
+    pub json: Option<Reshape>,
+}
+
+/// Changes on the way back.
+#[derive(Default)]
+pub struct ResponseTransform {
+    /// Headers.
+    pub headers: HeaderChanges,
+    /// The JSON body.
+    pub json: Option<Reshape>,
+    /// The largest body that is reshaped.
+    pub json_bytes: usize,
+}
+
+/// A request as it goes to upstreams.
+pub struct Ready {
+    /// The request as it came.
+    pub admitted: Admitted,
+    /// What one service is sent. For a composition: the headers that every step sends.
+    pub head: Head,
+    /// The body; nothing for a composition.
+    pub body: Outgoing,
+    /// What became of a body that is streamed.
+    pub fate: Option<Arc<Fate>>,
+    /// When the answer must begin.
+    pub deadline: Instant,
+}
+
+/// What goes to the upstream.
+///
+/// # Errors
+/// [`Refusal::BodyTooLarge`], [`Refusal::BodyLost`], [`Refusal::BodyNotJson`].
+pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, Refusal> {
+    let route = admitted.routed.route.clone();
+    let deadline = Instant::from_std(record.begun) + route.timeout;
+    let mut head = outgoing_head(&admitted, &route, record)?;
+    let client_body = std::mem::take(&mut admitted.routed.request.body);
+    let (body, fate) = match (&route.action, &route.request.json) {
+        (Action::Compose(_), _) => (Outgoing::Empty, None),
+        (Action::Proxy(_), None) => streamed(client_body, route.body_bytes)?,
+        (Action::Proxy(_), Some(reshape)) => {
+            let bytes = reshaped_request(client_body, reshape, &route, deadline).await?;
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            (Outgoing::full(bytes), None)
+        }
+    };
+    Ok(Ready { admitted, head, body, fate, deadline })
+}
+
+fn outgoing_head(admitted: &Admitted, route: &Route, record: &Record) -> Result<Head, Refusal> {
+    let request = &admitted.routed.request;
+    let mut headers = match &route.action {
+        Action::Proxy(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
+        Action::Compose(_) => HeaderMap::with_capacity(8),
+    };
+    headers.insert(FORWARDED_FOR, request.peer.forwarded_for.clone());
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = request.head.headers.get(HOST) {
+        headers.insert(FORWARDED_HOST, host.clone());
+    }
+    headers.append(VIA, VIA_US);
+    headers.insert(REQUEST_ID, record.request_id());
+    let values = template::Values { admitted, route };
+    route.request.headers.apply(&mut headers, &values);
+    Ok(Head { method: request.head.method.clone(), target: target(request, route, &values)?, headers })
+}
+
+/// The client's headers without those that stay behind.
+fn forwarded_headers(client: &HeaderMap, route: &Route, host: Option<&HeaderValue>) -> HeaderMap {
+    let listed = hop::listed(client);
+    let stays = |name: &HeaderName| {
+        hop::is_hop_by_hop(name)
+            || listed.contains(name)
+            || *name == EXPECT
+            || *name == FORWARDED
+            || (route.response.json.is_some() && *name == ACCEPT_ENCODING)
+            || (route.request.json.is_some() && *name == CONTENT_LENGTH)
+            || (!route.forward_credentials && route.ways.is_credential(name))
+    };
+    let mut headers = HeaderMap::with_capacity(client.len() + 6);
+    for (name, value) in client {
+        if !stays(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if let Some(host) = host {
+        headers.insert(HOST, host.clone());
+    }
+    headers
+}
+
+fn target(request: &Received, route: &Route, values: &template::Values<'_>) -> Result<Uri, Refusal> {
+    let uri = &request.head.uri;
+    let query = route.ways.without_credential(uri.query().unwrap_or_default(), route.forward_credentials);
+    let path = route.request.path.as_ref().map(|template| template.render(values));
+    if path.is_none() && query.len() == uri.query().unwrap_or_default().len() {
+        return Ok(uri.clone());
+    }
+    let path = path.as_deref().unwrap_or(uri.path());
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    PathAndQuery::try_from(target).map(Uri::from).map_err(|_| Refusal::Internal)
+}
+
+fn streamed(body: ClientBody, limit: u64) -> Result<(Outgoing, Option<Arc<Fate>>), Refusal> {
+    use http_body::Body as _;
+    if body.is_end_stream() {
+        return Ok((Outgoing::Empty, None));
+    }
+    if body.size_hint().lower() > limit {
+        return Err(Refusal::BodyTooLarge { limit });
+    }
+    let (outgoing, fate) = Outgoing::client(body, limit);
+    Ok((outgoing, Some(fate)))
+}
+
+async fn reshaped_request(
+    body: ClientBody,
+    reshape: &Reshape,
+    route: &Route,
+    deadline: Instant,
+) -> Result<Bytes, Refusal> {
+    let limit = usize::try_from(route.body_bytes).unwrap_or(usize::MAX);
+    let collected = timeout_at(deadline, Limited::new(body, limit).collect()).await;
+    let bytes = match collected {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Err(Refusal::BodyTooLarge { limit: route.body_bytes });
+        }
+        Ok(Err(_)) | Err(_) => return Err(Refusal::BodyLost),
+    };
+    if bytes.is_empty() {
+        return Ok(bytes);
+    }
+    let node =
+        json::parse(&bytes, JSON_DEPTH_MAX).map_err(|error| Refusal::BodyNotJson(error.to_string()))?;
+    Ok(json::write(&reshape.apply(node)))
+}
+
+/// What goes back to the client.
+///
+/// # Errors
+/// [`UpstreamError`] where the answer cannot be reshaped.
+pub async fn response(
+    route: &Route,
+    mut response: Response<Body>,
+    deadline: Instant,
+) -> Result<Response<Body>, Refusal> {
+    let transform = &route.response;
+    if let Some(reshape) = &transform.json
+        && is_json(response.headers())
+    {
+        response = reshaped_response(response, reshape, transform.json_bytes, deadline).await?;
+    }
+    transform.headers.apply(response.headers_mut(), &template::Nothing);
+    Ok(response)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+        || (essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case("+json"))
+}
+
+async fn reshaped_response(
+    response: Response<Body>,
+    reshape: &Reshape,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Response<Body>, Refusal> {
+    let (mut parts, body) = response.into_parts();
+    if parts.headers.contains_key(CONTENT_ENCODING) {
+        return Err(UpstreamError::NotJson.into());
+    }
+    let collected = timeout_at(deadline, Limited::new(body, limit).collect()).await;
+    let bytes = match collected {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Err(UpstreamError::TooLarge.into());
+        }
+        Ok(Err(_)) => return Err(UpstreamError::Broken.into()),
+        Err(_) => return Err(UpstreamError::Timeout.into()),
+    };
+    if bytes.is_empty() {
+        return Ok(Response::from_parts(parts, Body::empty()));
+    }
+    let node = json::parse(&bytes, JSON_DEPTH_MAX).map_err(|_| UpstreamError::NotJson)?;
+    let bytes = json::write(&reshape.apply(node));
+    // A validator of the service's representation is none of ours.
+    parts.headers.remove(ETAG);
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    Ok(Response::from_parts(parts, Body::full(bytes)))
+}

@@ -1,0 +1,124 @@
+//! The body of a service's answer, streamed. It knows its connection, puts it back when the answer is over, and
+//! breaks off when the service stalls.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
+
+use super::{
+    Upstream,
+    endpoint::InFlightOn,
+    pool::{self, Connection},
+};
+
+/// An answer's body.
+pub struct AnswerBody {
+    incoming: Incoming,
+    connection: Option<Connection>,
+    upstream: Arc<Upstream>,
+    /// Runs while nothing comes.
+    stall: Option<Pin<Box<Sleep>>>,
+    _in_flight: InFlightOn,
+}
+
+/// The body broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokeOff {
+    /// The connection failed.
+    Connection,
+    /// Nothing came for too long.
+    Stalled,
+}
+
+impl AnswerBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        connection: Connection,
+        keeps: bool,
+        upstream: Arc<Upstream>,
+        in_flight: InFlightOn,
+    ) -> Self {
+        Self { incoming, connection: keeps.then_some(connection), upstream, stall: None, _in_flight: in_flight }
+    }
+
+    fn over(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            pool::put_back(&self.upstream, connection);
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(context) {
+            Poll::Ready(None) => {
+                this.over();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                this.stall = None;
+                if this.incoming.is_end_stream() {
+                    this.over();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.connection = None;
+                Poll::Ready(Some(Err(BrokeOff::Connection)))
+            }
+            Poll::Pending => {
+                let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(this.upstream.stall)));
+                match stall.as_mut().poll(context) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(()) => {
+                        this.connection = None;
+                        Poll::Ready(Some(Err(BrokeOff::Stalled)))
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.over();
+        }
+    }
+}
+
+impl fmt::Display for BrokeOff {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "the service broke off",
+            Self::Stalled => "the service stalled",
+        })
+    }
+}
+
+impl Error for BrokeOff {}

@@ -1,0 +1,197 @@
+//! One instance of a service: what is in flight on it, what health checks say, whether it is left out. Shared by
+//! all workers, and handed on by reloads as long as its upstream and address stay.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::StatusCode;
+
+use super::Ejection;
+use crate::clock::now_ns;
+
+/// Ejections in a row that make each longer than the one before.
+const EJECTIONS_MAX: u32 = 10;
+
+/// What health checks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Health {
+    /// Nothing yet: it is used.
+    Unknown,
+    /// It is well.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// An instance.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its number in this process, never given again.
+    pub id: u64,
+    /// Where it listens.
+    pub address: SocketAddr,
+    in_flight: AtomicU32,
+    /// How many were sent here, for metrics.
+    requests_total: AtomicU64,
+    health: AtomicU8,
+    /// Failures since the last success.
+    failures: AtomicU32,
+    /// Ejections since it last stayed in for as long as it was out.
+    ejections: AtomicU32,
+    ejected_until_ns: AtomicU64,
+    /// How often it was left out, for metrics.
+    ejections_total: AtomicU64,
+    /// Set once by the checker that looks after it.
+    pub(super) checked: AtomicBool,
+}
+
+/// A request in flight; over when dropped.
+#[derive(Debug)]
+pub struct InFlightOn(Arc<Endpoint>);
+
+impl Endpoint {
+    /// One of which nothing is known.
+    pub fn new(address: SocketAddr) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: IDS.fetch_add(1, Relaxed),
+            address,
+            in_flight: AtomicU32::new(0),
+            requests_total: AtomicU64::new(0),
+            health: AtomicU8::new(Health::Unknown as u8),
+            failures: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until_ns: AtomicU64::new(0),
+            ejections_total: AtomicU64::new(0),
+            checked: AtomicBool::new(false),
+        }
+    }
+
+    /// Requests in flight, over all workers.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Requests that were sent here.
+    pub fn requests_total(&self) -> u64 {
+        self.requests_total.load(Relaxed)
+    }
+
+    /// How often it was left out.
+    pub fn ejections_total(&self) -> u64 {
+        self.ejections_total.load(Relaxed)
+    }
+
+    /// What health checks say.
+    pub fn health(&self) -> Health {
+        match self.health.load(Relaxed) {
+            1 => Health::Up,
+            2 => Health::Down,
+            _ => Health::Unknown,
+        }
+    }
+
+    /// Notes what health checks say.
+    pub fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Relaxed);
+    }
+
+    /// Whether it is left out for its failures at `now_ns`.
+    pub fn is_ejected(&self, now_ns: u64) -> bool {
+        // Mostly zero: no clock need have been read.
+        self.ejected_until_ns.load(Relaxed) > now_ns
+    }
+
+    /// Whether it was ever left out, so that the clock must be asked.
+    pub(super) fn may_be_ejected(&self) -> bool {
+        self.ejected_until_ns.load(Relaxed) != 0
+    }
+
+    /// Counts a request in.
+    pub fn begin(self: &Arc<Self>) -> InFlightOn {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.requests_total.fetch_add(1, Relaxed);
+        InFlightOn(self.clone())
+    }
+
+    /// Judges an answer.
+    pub fn answered(&self, status: StatusCode, ejection: &Ejection) {
+        match status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                self.failed(ejection);
+            }
+            // Written only when it changes something: the line is shared by all cores.
+            _ if self.failures.load(Relaxed) != 0 => self.failures.store(0, Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Counts a failure; too many in a row leave it out for a while, each time longer.
+    pub fn failed(&self, ejection: &Ejection) {
+        let failures = self.failures.fetch_add(1, Relaxed) + 1;
+        if ejection.failures == 0 || failures < ejection.failures {
+            return;
+        }
+        let now = now_ns();
+        let until = self.ejected_until_ns.load(Relaxed);
+        if until > now {
+            return;
+        }
+        let first = u64::try_from(ejection.duration.as_nanos()).unwrap_or(u64::MAX);
+        // Well for longer than it was ever out: the past is forgotten.
+        let relapse = until != 0 && now - until < first.saturating_mul(u64::from(EJECTIONS_MAX));
+        let count = if relapse { self.ejections.load(Relaxed).min(EJECTIONS_MAX - 1) + 1 } else { 1 };
+        let next = now.saturating_add(first.saturating_mul(u64::from(count)));
+        if self.ejected_until_ns.compare_exchange(until, next, Relaxed, Relaxed).is_ok() {
+            self.ejections.store(count, Relaxed);
+            self.ejections_total.fetch_add(1, Relaxed);
+            self.failures.store(0, Relaxed);
+            tracing::warn!(endpoint = %self.address, seconds = (next - now) / 1_000_000_000, "left out for its failures");
+        }
+    }
+}
+
+impl Drop for InFlightOn {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_leave_it_out() {
+        let ejection = Ejection { failures: 3, duration: Duration::from_secs(60) };
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        endpoint.failed(&ejection);
+        endpoint.answered(StatusCode::BAD_GATEWAY, &ejection);
+        endpoint.answered(StatusCode::OK, &ejection);
+        endpoint.failed(&ejection);
+        endpoint.failed(&ejection);
+        assert!(!endpoint.is_ejected(now_ns()), "a success between counts");
+        endpoint.failed(&ejection);
+        assert!(endpoint.is_ejected(now_ns()));
+        assert!(!endpoint.is_ejected(now_ns() + 61_000_000_000));
+        assert_eq!(endpoint.ejections_total(), 1);
+    }
+
+    #[test]
+    fn zero_failures_never_leave_it_out() {
+        let ejection = Ejection { failures: 0, duration: Duration::from_secs(60) };
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        for _ in 0..100 {
+            endpoint.failed(&ejection);
+        }
+        assert!(!endpoint.is_ejected(now_ns()));
+    }
+}

@@ -1,0 +1,156 @@
+//! The body that is sent to a service: none, bytes at hand, or the client's as it comes, counted.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::pipeline::ClientBody;
+
+/// What is sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// Nothing.
+    Empty,
+    /// Bytes at hand; none once they were sent.
+    Full(Option<Bytes>),
+    /// The client's.
+    Client(Box<Streamed>),
+}
+
+/// A client's body on its way.
+#[derive(Debug)]
+pub struct Streamed {
+    body: ClientBody,
+    left: u64,
+    fate: Arc<Fate>,
+}
+
+/// What became of a client's body, for the one who waits for the answer.
+#[derive(Debug, Default)]
+pub struct Fate(AtomicU8);
+
+const TOO_LARGE: u8 = 1;
+const LOST: u8 = 2;
+const COMPLETE: u8 = 3;
+
+/// The body did not get through. Why stands in its [`Fate`].
+#[derive(Debug)]
+pub struct BodyEnded;
+
+impl Outgoing {
+    /// The client's body, of at most `limit` bytes, and its fate.
+    pub fn client(body: ClientBody, limit: u64) -> (Self, Arc<Fate>) {
+        let fate = Arc::new(Fate::default());
+        (Self::Client(Box::new(Streamed { body, left: limit, fate: fate.clone() })), fate)
+    }
+
+    /// Bytes at hand.
+    pub fn full(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Full(Some(bytes)) }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl Fate {
+    /// It grew beyond its limit.
+    pub fn is_too_large(&self) -> bool {
+        self.0.load(Relaxed) == TOO_LARGE
+    }
+
+    /// The client broke off.
+    pub fn is_lost(&self) -> bool {
+        self.0.load(Relaxed) == LOST
+    }
+
+    /// All of it was there.
+    pub fn is_complete(&self) -> bool {
+        self.0.load(Relaxed) == COMPLETE
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyEnded;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyEnded>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Client(streamed) => streamed.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Client(streamed) => streamed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Full(None) => SizeHint::with_exact(0),
+            Self::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Client(streamed) => streamed.body.size_hint(),
+        }
+    }
+}
+
+impl Streamed {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyEnded>>> {
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            None => {
+                self.fate.0.store(COMPLETE, Relaxed);
+                return Poll::Ready(None);
+            }
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => {
+                self.fate.0.store(LOST, Relaxed);
+                return Poll::Ready(Some(Err(BodyEnded)));
+            }
+        };
+        let Some(data) = frame.data_ref() else {
+            // Trailers of a client are not sent on: the service may read headers in them.
+            return Poll::Ready(None);
+        };
+        match self.left.checked_sub(data.len() as u64) {
+            Some(left) => {
+                self.left = left;
+                if self.body.is_end_stream() {
+                    self.fate.0.store(COMPLETE, Relaxed);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.fate.0.store(TOO_LARGE, Relaxed);
+                Poll::Ready(Some(Err(BodyEnded)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for BodyEnded {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the client's body did not get through")
+    }
+}
+
+impl Error for BodyEnded {}
