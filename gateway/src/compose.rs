@@ -26,6 +26,8 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 
+use tokio::time::Instant;
+
 use self::{
     call::Call,
     plan::{Composed, Failure, Plan, Run},
@@ -37,6 +39,7 @@ use crate::{
     config::compose::ComposeDocument,
     error::{Refusal, StepError},
     json,
+    limit::Permit,
     record::Record,
     transform::Ready,
     upstream::Upstream,
@@ -78,7 +81,10 @@ pub async fn compose(
     loop {
         while let Some(step) = run.begin_next() {
             match head(composition, step, &run, &ready) {
-                Ok(head) => under_way.push(call(composition, step, &ready, head)),
+                Ok(head) => {
+                    // Not the whole request: its body is not Sync, and the future must be Send.
+                    under_way.push(call(composition, step, &ready.admitted.permit, ready.deadline, head));
+                }
                 Err(error) => run.end(step, Err(error))?,
             }
         }
@@ -104,10 +110,11 @@ fn head(
 async fn call(
     composition: &Composition,
     step: usize,
-    ready: &Ready,
+    permit: &Permit,
+    deadline: Instant,
     head: crate::upstream::Head,
 ) -> (usize, call::Called) {
-    (step, composition.calls[step].send(&ready.admitted.permit, head, ready.deadline).await)
+    (step, composition.calls[step].send(permit, head, deadline).await)
 }
 
 fn respond(composed: &Composed, record: &mut Record) -> Response<Body> {

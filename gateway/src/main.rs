@@ -1,5 +1,14 @@
-//! The API gateway. It has no request path yet, and says so instead of pretending.
+//! The program `gateway`.
 
-fn main() -> anyhow::Result<()> {
-    anyhow::bail!("the gateway is not implemented in this version; the load balancer is: see README.md")
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use gateway::cli::{Cli, execute};
+
+/// Threads allocate and free the same sizes over and over: mimalloc does that without a lock.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    execute(Cli::parse())
 }

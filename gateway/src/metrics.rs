@@ -19,12 +19,12 @@ const PLACES: usize = 16;
 
 /// Upper bounds of the buckets of durations, in µs; the last bucket has none.
 const BUCKETS_US: [u64; 15] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
-    30_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000, 30_000_000,
 ];
 
 /// Every word that [`Record::reason`] may be, but for a last one that stands for what was forgotten here.
-const REASONS: [&str; 27] = [
+const REASONS: [&str; 31] = [
     "malformed",
     "path",
     "overloaded",
@@ -34,6 +34,8 @@ const REASONS: [&str; 27] = [
     "body_too_large",
     "body_lost",
     "body_not_json",
+    "credential_ambiguous",
+    "key_set_unavailable",
     "unauthenticated",
     "forbidden",
     "rate_limited",
@@ -44,12 +46,14 @@ const REASONS: [&str; 27] = [
     "protocol",
     "too_large",
     "not_json",
-    "reshape",
+    "not_object",
     "step_failed",
+    "upgrade",
     "collision",
     "internal",
     "answer_broke_off",
     "answer_stalled",
+    "partial",
     "client_gone",
     "other",
 ];
@@ -215,7 +219,6 @@ mod tests {
             Refusal::BodyLost,
             Refusal::Internal,
             Refusal::Upstream(UpstreamError::Timeout),
-            Refusal::Upstream(UpstreamError::Reshape),
         ];
         for refusal in refusals {
             assert!(REASONS.contains(&refusal.reason()), "{}", refusal.reason());

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU8, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use crate::{
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     phase: AtomicU8,
+    was_ready: AtomicBool,
     /// Counters.
     pub metrics: Metrics,
     /// Clients' connections.
@@ -51,6 +52,7 @@ impl Shared {
             access_log,
             snapshot: ArcSwap::from_pointee(snapshot),
             phase: AtomicU8::new(Phase::Serving as u8),
+            was_ready: AtomicBool::new(false),
             metrics: Metrics::default(),
         })
     }
@@ -74,6 +76,19 @@ impl Shared {
             2 => Phase::Closing,
             _ => Phase::Ending,
         }
+    }
+
+    /// Whether requests should be sent here: no stop, and the keys of all issuers have been there once. A later
+    /// configuration whose keys are missing fails its own routes, and does not take the gateway away from all others.
+    pub fn is_ready(&self) -> bool {
+        if self.phase() != Phase::Serving {
+            return false;
+        }
+        let ready = self.was_ready.load(Relaxed) || self.snapshot().credentials.waiting_for().is_empty();
+        if ready {
+            self.was_ready.store(true, Relaxed);
+        }
+        ready
     }
 
     /// A stop goes on; it never goes back.

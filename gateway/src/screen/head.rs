@@ -16,6 +16,9 @@ const TARGET: u8 = 2;
 /// A byte of a host name. Narrower than a reg-name: names come in ASCII (punycode), without escapes.
 const HOST: u8 = 4;
 
+/// The longest target, in bytes, whatever the head's limit: the `http` crate's URIs end at 65,534.
+const TARGET_BYTES_MAX: usize = 65_000;
+
 const CLASSES: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
@@ -179,6 +182,9 @@ impl Head {
     }
 
     fn target(&mut self, method: &[u8], target: &[u8], start: usize) -> Result<(), Malformed> {
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(Malformed::HeadTooLarge);
+        }
         if !all(target, TARGET) {
             return Err(Malformed::Target);
         }

@@ -37,7 +37,9 @@ pub struct Signals {
     refusal: AtomicU64,
     hurry: AtomicBool,
     head_since: AtomicU32,
+    write_blocked_since: AtomicU32,
     touched: AtomicU32,
+    heads_passed: AtomicBool,
     now: Arc<AtomicU32>,
 }
 
@@ -53,6 +55,16 @@ impl Signals {
         Some(self.head_since.load(Relaxed)).filter(|&since| since > 0)
     }
 
+    /// Since when the client has taken no byte of what is to be sent, by the coarse clock.
+    pub fn write_blocked_since(&self) -> Option<u32> {
+        Some(self.write_blocked_since.load(Relaxed)).filter(|&since| since > 0)
+    }
+
+    /// Whether a whole head has come.
+    pub fn heads_passed(&self) -> bool {
+        self.heads_passed.load(Relaxed)
+    }
+
     /// When the last byte went in or out, by the coarse clock.
     pub fn touched(&self) -> u32 {
         self.touched.load(Relaxed)
@@ -65,6 +77,17 @@ impl Signals {
 
     fn touch(&self) {
         self.touched.store(self.now.load(Relaxed), Relaxed);
+    }
+
+    /// Notes how an attempt to write ended.
+    fn wrote<V>(&self, written: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+        if written.is_ready() {
+            self.touch();
+            self.write_blocked_since.store(0, Relaxed);
+        } else if self.write_blocked_since().is_none() {
+            self.write_blocked_since.store(self.now.load(Relaxed).max(1), Relaxed);
+        }
+        written
     }
 
     fn refuse(&self, index: u64, malformed: Malformed) {
@@ -171,6 +194,9 @@ impl<T: AsyncRead + Unpin> ScreenedIo<T> {
         }
         self.signals.touch();
         let Examined { good, rest } = self.screen.examine(fresh);
+        if good > 0 {
+            self.signals.heads_passed.store(true, Relaxed);
+        }
         match rest {
             Rest::None => {}
             Rest::PartOfHead => {
@@ -198,6 +224,9 @@ impl<T: AsyncRead + Unpin> ScreenedIo<T> {
         self.held.bytes.extend_from_slice(piece.filled());
         let Examined { good, rest } = self.screen.examine(&self.held.bytes);
         self.held.good = good;
+        if good > 0 {
+            self.signals.heads_passed.store(true, Relaxed);
+        }
         match rest {
             Rest::None | Rest::PartOfHead => self.note_head(),
             Rest::Refused(malformed) => {
@@ -294,9 +323,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for ScreenedIo<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ScreenedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
-        self.signals.touch();
-        Poll::Ready(written)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.signals.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -304,9 +332,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ScreenedIo<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
-        self.signals.touch();
-        Poll::Ready(written)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.signals.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
