@@ -49,19 +49,16 @@ struct Lines {
 }
 
 /// No log.
-pub static OFF: AccessLog = AccessLog::OFF;
+pub static OFF: AccessLog = AccessLog::with(None);
 
 thread_local! {
     static BUFFER: RefCell<Option<Lines>> = const { RefCell::new(None) };
 }
 
 impl AccessLog {
-    const OFF: Self = Self {
-        writer: None,
-        lines: AtomicU64::new(0),
-        dropped: AtomicU64::new(0),
-        errors: AtomicU64::new(0),
-    };
+    const fn with(writer: Option<SyncSender<Order>>) -> Self {
+        Self { writer, lines: AtomicU64::new(0), dropped: AtomicU64::new(0), errors: AtomicU64::new(0) }
+    }
 
     /// Opens the destination, and starts the thread that writes to it.
     ///
@@ -75,7 +72,7 @@ impl AccessLog {
         };
         let (writer, orders) = sync_channel(BUFFERS_MAX);
         // One for the process, as long as it lives; the writer counts into it.
-        let log: &'static Self = Box::leak(Box::new(Self { writer: Some(writer), ..Self::OFF }));
+        let log: &'static Self = Box::leak(Box::new(Self::with(Some(writer))));
         thread::Builder::new().name("access-log".into()).spawn(move || log.write(sink, &orders))?;
         Ok(log)
     }
@@ -250,7 +247,7 @@ mod tests {
     #[test]
     fn a_slow_writer_costs_lines_and_not_time() {
         let (writer, orders) = sync_channel(1);
-        let log = AccessLog { writer: Some(writer), ..AccessLog::OFF };
+        let log = AccessLog::with(Some(writer));
         for _ in 0..3 {
             entry(&log, "line\n");
         }
