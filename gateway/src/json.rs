@@ -56,6 +56,11 @@ impl Node {
         Node::Leaf(number.to_string().into())
     }
 
+    /// `true` or `false`.
+    pub fn boolean(boolean: bool) -> Node {
+        Node::Leaf(Bytes::from_static(if boolean { b"true" } else { b"false" }))
+    }
+
     /// `null`.
     pub fn null() -> Node {
         Node::Leaf(Bytes::from_static(b"null"))

@@ -33,10 +33,11 @@ pub struct StepDocument {
     pub name: Spanned<String>,
     /// The service that is called.
     pub upstream: Spanned<String>,
-    /// `GET` by default.
+    /// `GET`, the default, or `POST`; no body is sent.
     #[serde(default)]
     pub method: Option<Spanned<String>>,
-    /// Path and query, with the route's parameters and answers of earlier steps: `/rates/{account.currency}`.
+    /// Path and query, with the route's parameters, `{consumer}` and values of earlier answers, as those services gave
+    /// them: `/rates/{account.currency}`.
     pub path: Spanned<String>,
     /// Headers that are sent, with the same templates.
     #[serde(default)]
@@ -47,7 +48,7 @@ pub struct StepDocument {
     /// Whether the whole can do without it; it cannot by default.
     #[serde(default)]
     pub optional: bool,
-    /// JSON in the place of an answer that does not come, as text.
+    /// JSON in the place of an answer that does not come, as text; it is read and changed as the answer would be.
     #[serde(default)]
     pub fallback: Option<Spanned<String>>,
     /// Where its answer stands in the whole, as `customer.account`; at the top by default.

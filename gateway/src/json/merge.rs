@@ -3,16 +3,13 @@
 //! Members of objects are joined, those of the earlier document first. Where two values meet that are not both objects
 //! there is a collision, and the rule decides. The answer depends on the documents and their order alone.
 
-use serde::Deserialize;
-
 use super::{Key, Node, path};
 
 /// Objects with more members than this are joined by means of a sorted index.
 const SEARCHED_MEMBERS_MAX: usize = 16;
 
 /// What becomes of two values at one place that are not both objects.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Collision {
     /// The merge fails, even if both values are equal.
     #[default]
