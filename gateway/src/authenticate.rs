@@ -166,7 +166,10 @@ impl Credentials {
         let place = &document.api_key_in;
         let key_header = HeaderName::try_from(&place.header).ok();
         if key_header.as_ref().is_none_or(|name| *name == http::header::AUTHORIZATION) {
-            findings.general_error("api_key_in.header", "a header's name, and not authorization: that is for tokens");
+            findings.general_error(
+                "api_key_in.header",
+                "a header's name, and not authorization: that is for tokens",
+            );
         }
         if place.query.as_ref().is_some_and(String::is_empty) {
             findings.general_error("api_key_in.query", "a parameter's name");
@@ -211,7 +214,12 @@ impl Credentials {
     }
 
     /// Checks a token of one of these issuers.
-    async fn check_token(&self, text: &str, issuers: &[Arc<Issuer>], now: Now) -> Result<Identity, AuthError> {
+    async fn check_token(
+        &self,
+        text: &str,
+        issuers: &[Arc<Issuer>],
+        now: Now,
+    ) -> Result<Identity, AuthError> {
         if issuers.iter().all(|issuer| text.len() > issuer.rules.token_bytes) {
             return Err(TokenError::Size.into());
         }
@@ -281,6 +289,3 @@ impl AuthError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

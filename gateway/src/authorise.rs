@@ -62,7 +62,11 @@ impl Scopes {
         }
         let first = written.all.iter().chain(&written.any).next();
         if let Some(scope) = first.filter(|_| ways.value.iter().any(|way| way == "anonymous")) {
-            scene.error(scope, "scopes", "anonymous callers have no scopes: take anonymous out of authenticate");
+            scene.error(
+                scope,
+                "scopes",
+                "anonymous callers have no scopes: take anonymous out of authenticate",
+            );
         }
         let copy = |list: &[Spanned<String>]| list.iter().map(|scope| scope.value.as_str().into()).collect();
         let mut scopes = Self { all: copy(&written.all), any: copy(&written.any), challenge: None };

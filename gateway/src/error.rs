@@ -156,6 +156,8 @@ impl Refusal {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyLost => "body_lost",
             Self::BodyNotJson(_) => "body_not_json",
+            Self::Unauthenticated { error: AuthError::Ambiguous, .. } => "credential_ambiguous",
+            Self::Unauthenticated { error: AuthError::KeySetUnavailable, .. } => "key_set_unavailable",
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::Forbidden { .. } => "forbidden",
             Self::RateLimited(_) => "rate_limited",

@@ -39,6 +39,7 @@ pub mod error;
 pub mod hop;
 pub mod in_flight;
 pub mod json;
+pub mod key;
 pub mod limit;
 pub mod metrics;
 pub mod path;

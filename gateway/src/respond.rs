@@ -9,6 +9,7 @@ use http::{
 };
 
 use crate::{
+    authenticate::AuthError,
     body::Body,
     error::{Refusal, StepError, UpstreamError},
     record::Record,
@@ -48,6 +49,12 @@ fn status(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
         Refusal::BodyLost => (StatusCode::REQUEST_TIMEOUT, "The body did not arrive"),
         Refusal::BodyNotJson(_) => (StatusCode::BAD_REQUEST, "The body is not JSON"),
+        Refusal::Unauthenticated { error: AuthError::Ambiguous, .. } => {
+            (StatusCode::BAD_REQUEST, "More than one credential of a kind")
+        }
+        Refusal::Unauthenticated { error: AuthError::KeySetUnavailable, .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be checked at the moment")
+        }
         Refusal::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Who is calling is not known"),
         Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, "The caller may not do this"),
         Refusal::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
@@ -104,6 +111,9 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
     headers.insert(REQUEST_ID, id);
     match refusal {
         Refusal::MethodNotAllowed { allow } => drop(headers.insert(ALLOW, allow.clone())),
+        Refusal::Unauthenticated { error: AuthError::KeySetUnavailable, .. } => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         Refusal::Unauthenticated { challenge, .. } | Refusal::Forbidden { challenge } => {
             headers.insert(WWW_AUTHENTICATE, challenge.clone());
         }

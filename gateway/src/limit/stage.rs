@@ -6,10 +6,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{Entry, RETRY_AFTER},
-};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
 use super::{
     Decision, Limiter,
@@ -21,11 +19,7 @@ use crate::{
     authorise::Permitted,
     clock,
     compile::{Context, routes::Scene},
-    config::{
-        Document, Findings, Spanned,
-        document::Behind,
-        rates::RateDocument,
-    },
+    config::{Document, Findings, Spanned, document::Behind, rates::RateDocument},
     error::Refusal,
     record::Record,
     route::Routed,
@@ -102,16 +96,40 @@ pub fn limit(permitted: Permitted, record: &mut Record) -> Result<Admitted, Refu
         headers: &routed.request.head.headers,
         route: &routed.route.name,
     };
-    let mut headers = Vec::with_capacity(2 * rules.len());
+    let mut said = Said::default();
     for rule in rules {
         let decision = rule.take(&asker, now_ns);
-        headers.push((RATE_LIMIT_POLICY, rule.limiter.policy_header().clone()));
-        headers.push((RATE_LIMIT, rule.limiter.rate_limit_header(&decision)));
+        said.add(rule.limiter.policy_header(), rule.limiter.rate_limit_header(&decision));
         if let Some(retry_after) = decision.retry_after_header() {
-            return Err(Refusal::RateLimited(Box::new(Exceeded::new(&rule.name, headers, retry_after))));
+            return Err(Refusal::RateLimited(Box::new(Exceeded::new(&rule.name, said, retry_after))));
         }
     }
-    Ok(Admitted { routed, identity, permit: Permit { headers, _proof: () } })
+    Ok(Admitted { routed, identity, permit: Permit { headers: said.headers().collect(), _proof: () } })
+}
+
+/// What the limits so far say: one list each, as RFC 9651 writes lists.
+#[derive(Default)]
+struct Said {
+    policy: Option<HeaderValue>,
+    left: Option<HeaderValue>,
+}
+
+impl Said {
+    fn add(&mut self, policy: &HeaderValue, left: HeaderValue) {
+        self.policy = Some(listed(self.policy.take(), policy.clone()));
+        self.left = Some(listed(self.left.take(), left));
+    }
+
+    fn headers(self) -> impl Iterator<Item = (&'static str, HeaderValue)> {
+        let policy = self.policy.map(|policy| (RATE_LIMIT_POLICY, policy));
+        policy.into_iter().chain(self.left.map(|left| (RATE_LIMIT, left)))
+    }
+}
+
+fn listed(list: Option<HeaderValue>, item: HeaderValue) -> HeaderValue {
+    let Some(list) = list else { return item };
+    let joined = [list.as_bytes(), b", ", item.as_bytes()].concat();
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).unwrap_or(list)
 }
 
 /// All limits by name; those of the snapshot before go on counting where rate, burst and size are the same.
@@ -188,7 +206,8 @@ impl RouteLimits {
                 scene.error(name, "rates", format!("{} stands here twice: it would count twice", name.value));
             }
             // A rate that is in error was found when it was compiled itself.
-            let (Some(limiter), Ok(key)) = (limiters.get(&name.value), Key::parse(&rate.value.key.value)) else {
+            let (Some(limiter), Ok(key)) = (limiters.get(&name.value), Key::parse(&rate.value.key.value))
+            else {
                 continue;
             };
             rules.push(Rule { name: name.value.as_str().into(), key, limiter: limiter.clone() });
@@ -224,9 +243,9 @@ impl Key {
             None if text == "route" => Ok(Self::Route),
             None if text == "all" => Ok(Self::All),
             Some(("claim", name)) if !name.is_empty() => Ok(Self::Claim(name.into())),
-            Some(("header", name)) => {
-                HeaderName::try_from(name).map(Self::Header).map_err(|_| format!("{name} is no header's name"))
-            }
+            Some(("header", name)) => HeaderName::try_from(name)
+                .map(Self::Header)
+                .map_err(|_| format!("{name} is no header's name")),
             _ => Err("consumer, claim:NAME, address, header:NAME, route or all".into()),
         }
     }
@@ -300,13 +319,10 @@ impl KeyBytes {
 }
 
 impl Exceeded {
-    fn new(rule: &str, list: Vec<(&'static str, HeaderValue)>, retry_after: HeaderValue) -> Self {
-        let mut headers = HeaderMap::with_capacity(list.len() + 1);
-        for (name, value) in list {
-            match headers.entry(name) {
-                Entry::Occupied(mut present) => present.append(value),
-                Entry::Vacant(place) => drop(place.insert(value)),
-            }
+    fn new(rule: &str, said: Said, retry_after: HeaderValue) -> Self {
+        let mut headers = HeaderMap::with_capacity(3);
+        for (name, value) in said.headers() {
+            headers.insert(name, value);
         }
         headers.insert(RETRY_AFTER, retry_after);
         Self { rule: rule.to_owned(), headers }
