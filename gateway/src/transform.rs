@@ -110,7 +110,7 @@ fn outgoing_head(admitted: &Admitted, route: &Route, record: &Record) -> Result<
     let request = &admitted.routed.request;
     let mut headers = match &route.action {
         Action::Proxy(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
-        Action::Compose(_) => HeaderMap::with_capacity(8),
+        Action::Compose(_) => credentials_sent_on(&request.head.headers, route),
     };
     headers.insert(FORWARDED_FOR, request.peer.forwarded_for.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -144,6 +144,16 @@ fn forwarded_headers(client: &HeaderMap, route: &Route, host: Option<&HeaderValu
     }
     if let Some(host) = host {
         headers.insert(HOST, host.clone());
+    }
+    headers
+}
+
+/// What the steps of a composition are sent of the client's headers: its credentials, where the route says so.
+fn credentials_sent_on(client: &HeaderMap, route: &Route) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    if route.forward_credentials {
+        let credentials = client.iter().filter(|(name, _)| route.ways.is_credential(name));
+        headers.extend(credentials.map(|(name, value)| (name.clone(), value.clone())));
     }
     headers
 }

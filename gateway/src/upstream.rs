@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 pub use answer::AnswerBody;
 pub use endpoint::Endpoint;
 pub use outgoing::Outgoing;
+use outgoing::Fate;
 
 use crate::{error::UpstreamError, limit::Permit};
 use balance::Balance;
@@ -135,10 +136,11 @@ impl Upstream {
         deadline: Instant,
     ) -> Result<Answer, CallFailed> {
         let mut tried = None;
+        let fate = body.fate();
         match timeout_at(deadline, self.attempts(head, body, &mut tried)).await {
             Ok(result) => result,
             Err(_) => {
-                if let Some(endpoint) = &tried {
+                if let Some(endpoint) = tried.as_ref().filter(|_| was_sent(fate.as_deref())) {
                     endpoint.failed(&self.ejection);
                 }
                 Err(CallFailed { error: UpstreamError::Timeout, endpoint: tried })
@@ -152,6 +154,7 @@ impl Upstream {
         body: Outgoing,
         tried: &mut Option<Arc<Endpoint>>,
     ) -> Result<Answer, CallFailed> {
+        let fate = body.fate();
         let repeatable = body.is_empty() && head.method.is_idempotent();
         let mut message = Some((head, body));
         let mut last = UpstreamError::NoEndpoint;
@@ -188,7 +191,9 @@ impl Upstream {
                         message = Some((head, Outgoing::Empty));
                     }
                     _ => {
-                        endpoint.failed(&self.ejection);
+                        if was_sent(fate.as_deref()) {
+                            endpoint.failed(&self.ejection);
+                        }
                         return Err(CallFailed { error, endpoint: Some(endpoint) });
                     }
                 },
@@ -235,6 +240,12 @@ enum Failed {
     Unsent(Box<(Head, Outgoing)>),
     /// It may have reached the service.
     Lost(UpstreamError),
+}
+
+/// Whether a client did its part. An instance is not to blame for a body that never came, or clients could have
+/// every instance left out.
+fn was_sent(fate: Option<&Fate>) -> bool {
+    fate.is_none_or(Fate::is_complete)
 }
 
 fn classify(error: &hyper::Error) -> UpstreamError {

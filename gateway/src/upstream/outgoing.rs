@@ -59,6 +59,14 @@ impl Outgoing {
         if bytes.is_empty() { Self::Empty } else { Self::Full(Some(bytes)) }
     }
 
+    /// What becomes of a client's body; nothing for one that is at hand.
+    pub fn fate(&self) -> Option<Arc<Fate>> {
+        match self {
+            Self::Client(streamed) => Some(streamed.fate.clone()),
+            Self::Empty | Self::Full(_) => None,
+        }
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
