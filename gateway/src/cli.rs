@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    key::{self, KeyCommand},
     reload::{self, LoadError},
     run,
 };
@@ -43,6 +44,9 @@ pub enum Command {
         /// The file to check
         file: PathBuf,
     },
+    /// Make API keys, and the digests by which the configuration knows them
+    #[command(subcommand, after_long_help = KEY_EXAMPLES)]
+    Key(KeyCommand),
 }
 
 const RUN_NOTES: &str = "\
@@ -68,6 +72,11 @@ Examples:
   gateway check gateway.yaml
   gateway check new.yaml && mv new.yaml /etc/portcullis/gateway.yaml";
 
+const KEY_EXAMPLES: &str = "\
+Examples:
+  gateway key new
+  gateway key digest < key.txt";
+
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -84,6 +93,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             run::run(&args.config)
         }
         Command::Check { file } => return check(&file),
+        Command::Key(command) => key::run(&command, std::io::stdin(), std::io::stdout()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
