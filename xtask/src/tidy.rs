@@ -64,7 +64,7 @@ fn the_packet_path_is_pure() {
 #[test]
 fn pure_files_ask_nobody_for_the_time() {
     let mut pure = 0;
-    for (path, source) in sources("lb-control/src") {
+    for (path, source) in sources("lb-control/src").into_iter().chain(sources("gateway/src")) {
         let head: Vec<&str> = source.lines().take_while(|line| line.starts_with("//!")).collect();
         if !head.iter().any(|line| line.contains("Pure") || line.contains("pure.")) {
             continue;
@@ -77,7 +77,40 @@ fn pure_files_ask_nobody_for_the_time() {
             assert!(!says(code, word), "{path} calls itself pure and says {word:?}");
         }
     }
-    assert!(pure >= 5, "only {pure} files call themselves pure");
+    assert!(pure >= 30, "only {pure} files call themselves pure");
+}
+
+/// A refusal becomes a status in `respond.rs`. Others may name a status for what is no refusal: what a service
+/// answered, what operators and balancers are told, a record before it has one.
+#[test]
+fn a_refusal_becomes_a_status_in_one_place() {
+    let allowed = ["respond.rs", "upstream/endpoint.rs", "accept/service.rs", "admin.rs", "record.rs"];
+    for (path, source) in sources("gateway/src") {
+        let fetches = path.ends_with("/authenticate/key_set/fetched.rs");
+        if fetches || allowed.iter().any(|file| path == format!("gateway/src/{file}")) {
+            continue;
+        }
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        assert!(!says(code, "StatusCode::"), "{path} decides over a status");
+    }
+}
+
+#[test]
+fn every_word_of_a_problem_is_described_and_counted() {
+    let read = |path: &str| fs::read_to_string(workspace::root().join(path)).expect("a readable file");
+    let (errors, manual, metrics) =
+        (read("gateway/src/error.rs"), read("docs/gateway.md"), read("gateway/src/metrics.rs"));
+    let mut words = 0;
+    for line in errors.lines() {
+        let Some((_, word)) = line.split_once("=> \"") else { continue };
+        let word = word.trim_end_matches(['"', ',']);
+        words += 1;
+        assert!(manual.contains(&format!("`{word}`")), "docs/gateway.md does not describe {word}");
+        // Words that only notes have are not counted.
+        let of_note = ["status", "missing_value", "dependency"].contains(&word);
+        assert!(of_note || metrics.contains(&format!("\"{word}\"")), "metrics.rs does not count {word}");
+    }
+    assert!(words >= 25, "only {words} words found: are they written otherwise now?");
 }
 
 #[test]
