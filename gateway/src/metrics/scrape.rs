@@ -41,6 +41,7 @@ impl Collector for Scrape {
         let snapshot = self.0.snapshot();
         routes(&mut out, &self.0, &snapshot)?;
         upstreams(&mut out, &snapshot)?;
+        callers(&mut out, &snapshot)?;
         connections(&mut out, &self.0)?;
         process(&mut out, &self.0, &snapshot)
     }
@@ -167,6 +168,17 @@ fn upstreams(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
         "How often the endpoint was left out",
         each(&|endpoint| endpoint.ejections_total()),
     )
+}
+
+fn callers(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let overflowed =
+        snapshot.limiters.iter().map(|(rate, limiter)| ([("rate", rate.as_str())], limiter.overflowed()));
+    out.counters("rate_overflows", "Requests counted by the budget of keys without room", overflowed)?;
+    let verdicts = snapshot.credentials.verdicts();
+    let found = [([("known", "true")], verdicts.hits()), ([("known", "false")], verdicts.misses())];
+    out.counters("tokens", "Tokens, by whether a verdict on them was known", found)?;
+    let failures = snapshot.credentials.fetch_failures().map(|(issuer, count)| ([("issuer", issuer)], count));
+    out.counters("key_fetch_failures", "Fetches of an issuer's keys that failed", failures)
 }
 
 fn connections(out: &mut Out<'_>, shared: &Shared) -> fmt::Result {
