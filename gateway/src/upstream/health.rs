@@ -36,7 +36,8 @@ async fn check(endpoint: Weak<Endpoint>, settings: HealthSettings, host: Option<
     let mut streak = Streak::default();
     loop {
         let Some(endpoint) = endpoint.upgrade() else { return };
-        let well = matches!(timeout(settings.timeout, ask(&endpoint, &settings, host.as_deref())).await, Ok(true));
+        let well =
+            matches!(timeout(settings.timeout, ask(&endpoint, &settings, host.as_deref())).await, Ok(true));
         if let Some(health) = streak.judge(endpoint.health(), well, &settings) {
             tracing::info!(endpoint = %endpoint.address, ?health, "health");
             endpoint.set_health(health);
@@ -56,10 +57,13 @@ async fn ask(endpoint: &Endpoint, settings: &HealthSettings, host: Option<&str>)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new());
     let Ok(request) = request else { return false };
-    let exchange = async { sender.send_request(request).await.is_ok_and(|answer| answer.status().is_success()) };
+    let exchange =
+        async { sender.send_request(request).await.is_ok_and(|answer| answer.status().is_success()) };
+    tokio::pin!(exchange);
     tokio::select! {
-        well = exchange => well,
-        _ = connection => false,
+        well = &mut exchange => well,
+        // The connection may be over in the moment in which it brings the answer.
+        _ = connection => exchange.await,
     }
 }
 
