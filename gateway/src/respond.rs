@@ -25,7 +25,10 @@ pub fn respond(
 ) -> Response<Body> {
     let mut response = outcome.unwrap_or_else(|refusal| {
         record.reason = Some(refusal.reason());
-        record.detail = Some(refusal.to_string());
+        record.detail = Some(match &refusal {
+            Refusal::Unauthenticated { error, .. } => error.reason().to_owned(),
+            refusal => refusal.to_string(),
+        });
         problem(&refusal, &record)
     });
     if shared.phase() >= Phase::Closing {
@@ -58,7 +61,9 @@ fn status(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Who is calling is not known"),
         Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, "The caller may not do this"),
         Refusal::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
-        Refusal::Upstream(error) | Refusal::Step { error: StepError::Upstream(error), .. } => upstream(*error),
+        Refusal::Upstream(error) | Refusal::Step { error: StepError::Upstream(error), .. } => {
+            upstream(*error)
+        }
         Refusal::Step { .. } | Refusal::Collision(_) => {
             (StatusCode::BAD_GATEWAY, "A service did not answer as it should")
         }

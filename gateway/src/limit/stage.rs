@@ -59,7 +59,7 @@ enum Key {
 pub struct Permit {
     /// What the answer says of the limits.
     pub headers: Vec<(&'static str, HeaderValue)>,
-    _proof: (),
+    _proof: Proof,
 }
 
 /// A limit that refused.
@@ -87,7 +87,7 @@ pub fn limit(permitted: Permitted, record: &mut Record) -> Result<Admitted, Refu
     let Permitted { routed, identity, .. } = permitted;
     let rules = &routed.route.limits.rules;
     if rules.is_empty() {
-        return Ok(Admitted { routed, identity, permit: Permit { headers: Vec::new(), _proof: () } });
+        return Ok(Admitted { routed, identity, permit: Permit { headers: Vec::new(), _proof: Proof } });
     }
     let now_ns = clock::since_origin(record.begun);
     let asker = Asker {
@@ -104,7 +104,7 @@ pub fn limit(permitted: Permitted, record: &mut Record) -> Result<Admitted, Refu
             return Err(Refusal::RateLimited(Box::new(Exceeded::new(&rule.name, said, retry_after))));
         }
     }
-    Ok(Admitted { routed, identity, permit: Permit { headers: said.headers().collect(), _proof: () } })
+    Ok(Admitted { routed, identity, permit: Permit { headers: said.headers().collect(), _proof: Proof } })
 }
 
 /// What the limits so far say: one list each, as RFC 9651 writes lists.
@@ -338,3 +338,7 @@ impl Exceeded {
         &self.headers
     }
 }
+
+/// Only this stage makes it.
+#[derive(Debug)]
+struct Proof;
