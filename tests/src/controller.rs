@@ -1,6 +1,11 @@
 //! `lb-control` in the balancer's namespace: started, killed, started again.
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -17,6 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Controller {
     topology: Arc<Topology>,
     mode: &'static str,
+    configuration: Option<PathBuf>,
     process: Option<Process>,
     control: Control,
 }
@@ -29,8 +35,21 @@ impl Controller {
 
     /// Likewise, attached in this mode: `auto`, `driver` or `generic`.
     pub fn start_in(topology: &Arc<Topology>, mode: &'static str) -> Result<Self> {
+        Self::start_with(topology, mode, None)
+    }
+
+    /// Starts one with a configuration file, whose directories and interfaces are replaced by the topology's.
+    pub fn start_configured(topology: &Arc<Topology>, configuration: &Path) -> Result<Self> {
+        Self::start_with(topology, "auto", Some(configuration.to_path_buf()))
+    }
+
+    fn start_with(
+        topology: &Arc<Topology>,
+        mode: &'static str,
+        configuration: Option<PathBuf>,
+    ) -> Result<Self> {
         let control = Control::new(&topology.directory().join("run/control.sock"));
-        let mut controller = Self { topology: topology.clone(), mode, process: None, control };
+        let mut controller = Self { topology: topology.clone(), mode, configuration, process: None, control };
         controller.start_again()?;
         Ok(controller)
     }
@@ -52,7 +71,11 @@ impl Controller {
     /// Starts it without waiting.
     pub fn begin_again(&mut self) -> Result<()> {
         let log = self.topology.directory().join("lb-control.log");
-        self.process = Some(Process::start(command_in(&self.topology, self.mode)?, "lb-control", &log)?);
+        let mut command = command_in(&self.topology, self.mode)?;
+        if let Some(configuration) = &self.configuration {
+            command.arg("--config").arg(configuration);
+        }
+        self.process = Some(Process::start(command, "lb-control", &log)?);
         Ok(())
     }
 

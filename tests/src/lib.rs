@@ -11,15 +11,20 @@
 //! | [`control`] | its API over the Unix socket, and `lbctl` |
 //! | [`serve`] | an HTTP server that closes without losing a request |
 //! | [`server`] | `shop_server` in a server's namespace |
+//! | [`gateway`] | the gateway daemon in a gateway's namespace |
+//! | [`instance`] | `story_server`, an instance of a service |
+//! | [`token`] | an issuer of tokens |
 //! | [`stage`] | what most tests begin with: topology, servers and controller |
 //! | [`http`] | one client connection |
 //! | [`load`] | a steady stream of requests, counted |
+//! | [`curl`] | a client that is not ours |
 //! | [`held`] | many connections held open and asked again and again |
 //! | [`udp`] | datagrams with the time to live that they arrived with |
 //! | [`xdp`] | a program that passes every packet, and a map of no use |
 //! | [`eventually`] | waiting for a condition, with a deadline |
 //! | [`screen`], [`interrupt`] | what the audience of a story sees, and Ctrl-C |
 //! | [`shop`] | the story of the balancer alone, for the demo and for a test |
+//! | [`demo`] | the stories of balancer and gateway together, for the demo and for tests |
 //! | [`packet`] | packets with checksums that are not ours |
 //! | [`mod@bench`] | what a packet costs |
 //! | [`bench_gateway`] | what a request costs, beside nginx and HAProxy |
@@ -30,9 +35,13 @@ pub mod bench;
 pub mod bench_gateway;
 pub mod control;
 pub mod controller;
+pub mod curl;
+pub mod demo;
 pub mod eventually;
+pub mod gateway;
 pub mod held;
 pub mod http;
+pub mod instance;
 pub mod interrupt;
 pub mod load;
 pub mod netns;
@@ -45,6 +54,7 @@ pub mod server;
 pub mod shop;
 pub mod stage;
 pub mod tiers;
+pub mod token;
 pub mod topology;
 pub mod udp;
 pub mod xdp;

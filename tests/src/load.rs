@@ -146,6 +146,17 @@ impl Tally {
         self.failures.len() as u64
     }
 
+    /// Adds what another load counted after this one.
+    pub fn add(&mut self, later: &Self) {
+        self.sent += later.sent;
+        self.answered += later.answered;
+        self.failures.extend_from_slice(&later.failures);
+        for (server, count) in &later.by_server {
+            *self.by_server.entry(server.clone()).or_default() += count;
+        }
+        self.resteered += later.resteered;
+    }
+
     /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut by_server = self.by_server.clone();

@@ -80,8 +80,16 @@ impl Screen {
         self.acts.push(act);
     }
 
-    /// The table of all acts. True: every promise was kept.
-    pub fn table(&mut self) -> bool {
+    /// The table of all acts and the verdict. True: every promise was kept.
+    pub fn verdict(&mut self) -> bool {
+        self.table();
+        let kept = self.acts.iter().all(|act| act.broken.is_none());
+        println!("{}\n", if kept { "Every promise was kept." } else { "A promise was broken." });
+        kept
+    }
+
+    /// The table of the acts that are over.
+    pub fn table(&mut self) {
         self.clear();
         let width = |column: &String| column.len().max(7) + 2;
         let heads: String =
@@ -114,9 +122,6 @@ impl Screen {
             total(|tally| tally.answered),
             total(Tally::failed),
         );
-        let kept = self.acts.iter().all(|act| act.broken.is_none());
-        println!("{}\n", if kept { "Every promise was kept." } else { "A promise was broken." });
-        kept
     }
 
     fn clear(&self) {

@@ -34,7 +34,7 @@ pub fn play(check: bool) -> Result<bool> {
         screen.table();
         return Err(error.context(format!("the controller's log ends with\n{}\n", stage.log_tail())));
     }
-    let kept = screen.table();
+    let kept = screen.verdict();
     if stays {
         screen.say(&stage.invitation()?);
         while interrupt::check().is_ok() {

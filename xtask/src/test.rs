@@ -202,7 +202,7 @@ fn counted(report: &mut Report, command: &mut Command) -> Result<()> {
 fn in_machine(report: &mut Report, filters: &[&str], timeout: Duration) -> Result<()> {
     let mut built = workspace::build_tests(&["-p", "tests"])?;
     let suites: Vec<_> = built.executables.iter().map(|(_, path)| path.display().to_string()).collect();
-    let daemons = workspace::build(workspace::Profile::Dev, &["-p", "lb-control", "-p", "tests", "--bins"])?;
+    let daemons = workspace::build(workspace::Profile::Dev, &workspace::DAEMONS)?;
     let mut files: Vec<_> = built.executables.drain(..).map(|(_, path)| path).collect();
     files.extend(daemons.executables.iter().map(|(_, path)| path.clone()));
     files.extend(built.bpf_object);

@@ -26,6 +26,9 @@ pub fn cargo() -> Command {
     command
 }
 
+/// What to build for namespaces: both daemons, their clients, and the programs of crate `tests`.
+pub const DAEMONS: [&str; 7] = ["-p", "lb-control", "-p", "gateway", "-p", "tests", "--bins"];
+
 /// How to compile what is run afterwards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
