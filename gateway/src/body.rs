@@ -17,7 +17,8 @@ use crate::{
 /// An answer's body.
 pub struct Body {
     kind: Kind,
-    closing: Option<Closing>,
+    /// On the heap, because an answer is moved often until it is sent.
+    closing: Option<Box<Closing>>,
 }
 
 enum Kind {
@@ -44,7 +45,7 @@ impl Body {
 
     /// The same, closing a record when it is over.
     pub fn closing(mut self, closing: Closing) -> Self {
-        self.closing = Some(closing);
+        self.closing = Some(Box::new(closing));
         self
     }
 }

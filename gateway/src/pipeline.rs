@@ -11,8 +11,8 @@ use http::{Request, Response};
 
 use crate::{
     admit::admit, authenticate::authenticate, authorise::authorise, body::Body, compose, error::Refusal,
-    limit::limit, proxy, record::Record, respond, route::route, screen::Malformed, shared::Shared, snapshot::Action,
-    snapshot::Snapshot, transform,
+    limit::limit, proxy, record::Record, respond, route::route, screen::Malformed, shared::Shared,
+    snapshot::Action, snapshot::Snapshot, transform,
 };
 
 /// A client's body.
@@ -58,7 +58,7 @@ async fn serve(
     let (route, deadline) = (ready.admitted.routed.route.clone(), ready.deadline);
     let response = match &route.action {
         Action::Proxy(upstream) => proxy::proxy(upstream, ready, record).await,
-        Action::Compose(composition) => compose::compose(composition, ready, record).await,
+        Action::Compose(composition) => Box::pin(compose::compose(composition, ready, record)).await,
     }?;
     transform::response(&route, response, deadline).await
 }

@@ -218,7 +218,8 @@ pub async fn response(
     if let Some(reshape) = &transform.json
         && is_json(response.headers())
     {
-        response = reshaped_response(response, reshape, transform.json_bytes, deadline).await?;
+        // On the heap, so that answers that stay as they are do not carry its room.
+        response = Box::pin(reshaped_response(response, reshape, transform.json_bytes, deadline)).await?;
     }
     transform.headers.apply(response.headers_mut(), &template::Nothing);
     Ok(response)

@@ -89,7 +89,9 @@ async fn serve(State(shared): State<Arc<Shared>>, mut request: Request) -> Respo
         // Only a connection calls the router, and it never comes without.
         return status(StatusCode::INTERNAL_SERVER_ERROR);
     };
-    let handled = AssertUnwindSafe(pipeline::handle(&shared, &peer, malformed, request)).catch_unwind().await;
+    // On the heap at once: it is large, and axum moves a handler's future several times.
+    let handled = Box::pin(pipeline::handle(&shared, &peer, malformed, request));
+    let handled = AssertUnwindSafe(handled).catch_unwind().await;
     let response = handled.unwrap_or_else(|_| {
         shared.metrics.connections.panics.fetch_add(1, Relaxed);
         let record = Record::begin(&peer, &http::Request::new(()));

@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use crate::small_writes;
+
 use super::{Examined, HeadLimits, Malformed, Place, Rest, Screen};
 
 /// What the reader gets in place of a refused head.
@@ -332,7 +334,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ScreenedIo<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        let written = small_writes::poll_write_vectored(&mut self.io, cx, slices);
         self.signals.wrote(written)
     }
 

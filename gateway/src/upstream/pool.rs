@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Endpoint, Outgoing, Upstream};
-use crate::error::UpstreamError;
+use crate::{error::UpstreamError, small_writes::SmallWrites};
 
 thread_local! {
     static IDLE: RefCell<HashMap<u64, Idle>> = RefCell::default();
@@ -97,7 +97,7 @@ pub async fn open(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection
     };
     let _ = stream.set_nodelay(true);
     let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|_| UpstreamError::Connect)?;
+        http1::handshake(TokioIo::new(SmallWrites(stream))).await.map_err(|_| UpstreamError::Connect)?;
     tokio::spawn(async move {
         // What goes wrong on it is told to the request that it serves.
         let _ = connection.await;
