@@ -20,7 +20,7 @@
 //! | [`shared`], [`record`], [`metrics`], [`access_log`] | what workers share, what is known of a request, counters, lines |
 //! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`] | the process: command line, threads, connections, operators, new configurations, the stop |
 //! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
-//! | [`path`], [`hop`], [`in_flight`], [`clock`], [`body`], [`error`] | small nouns of the stages |
+//! | [`path`], [`hop`], [`in_flight`], [`clock`], [`body`], [`small_writes`], [`error`] | small nouns of the stages |
 
 pub mod accept;
 pub mod access_log;
@@ -52,6 +52,7 @@ pub mod route;
 pub mod run;
 pub mod screen;
 pub mod shared;
+pub mod small_writes;
 pub mod snapshot;
 pub mod transform;
 pub mod upstream;
