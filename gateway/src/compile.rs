@@ -89,9 +89,12 @@ fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) 
             findings.general_error(format!("limits.{name}"), "at least 1");
         }
     }
-    for (name, time) in
-        [("header", times.header), ("keep_alive", times.keep_alive), ("request", times.request), ("stall", times.stall)]
-    {
+    for (name, time) in [
+        ("header", times.header),
+        ("keep_alive", times.keep_alive),
+        ("request", times.request),
+        ("stall", times.stall),
+    ] {
         if time.0.is_zero() {
             findings.general_error(format!("timeouts.{name}"), "longer than 0s");
         }

@@ -40,7 +40,9 @@ pub async fn proxy(
                 }
                 Some(fate) if fate.is_lost() => Err(Refusal::BodyLost),
                 // The client never sent all of it: the service is not to blame.
-                Some(fate) if error == UpstreamError::Timeout && !fate.is_complete() => Err(Refusal::BodyLost),
+                Some(fate) if error == UpstreamError::Timeout && !fate.is_complete() => {
+                    Err(Refusal::BodyLost)
+                }
                 _ => Err(error.into()),
             }
         }

@@ -7,7 +7,10 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use http::{HeaderValue, Method, header::HOST, request::Parts};
 
-use crate::{admit::Received, error::Refusal, in_flight::InFlightGuard, record::Record, snapshot::Route, snapshot::Snapshot};
+use crate::{
+    admit::Received, error::Refusal, in_flight::InFlightGuard, record::Record, snapshot::Route,
+    snapshot::Snapshot,
+};
 
 /// A request whose route is known.
 pub struct Routed {
@@ -170,7 +173,12 @@ pub fn host(head: &Parts) -> &str {
 }
 
 impl Paths {
-    fn add(&mut self, path: &str, methods: Option<&[Method]>, route: &Arc<Route>) -> Result<(), RouteConflict> {
+    fn add(
+        &mut self,
+        path: &str,
+        methods: Option<&[Method]>,
+        route: &Arc<Route>,
+    ) -> Result<(), RouteConflict> {
         if let Some(index) = self.patterns.get(path) {
             return self.methods[*index].add(methods, route);
         }
@@ -208,7 +216,9 @@ impl Methods {
 
     /// HEAD is answered where GET is (RFC 9110, section 9.3.2), unless a route of its own has it.
     fn find(&self, method: &Method) -> Option<&Arc<Route>> {
-        let of = |method: &Method| self.by_method.iter().find(|(known, _)| known == method).map(|(_, route)| route);
+        let of = |method: &Method| {
+            self.by_method.iter().find(|(known, _)| known == method).map(|(_, route)| route)
+        };
         of(method)
             .or(self.any.as_ref())
             .or_else(|| if *method == Method::HEAD { of(&Method::GET) } else { None })

@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use answer::AnswerBody;
 pub use endpoint::Endpoint;
-pub use outgoing::Outgoing;
 use outgoing::Fate;
+pub use outgoing::Outgoing;
 
 use crate::{error::UpstreamError, limit::Permit};
 use balance::Balance;
@@ -257,6 +257,9 @@ fn classify(error: &hyper::Error) -> UpstreamError {
 
 fn says_close(headers: &HeaderMap) -> bool {
     headers.get_all(http::header::CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
     })
 }

@@ -319,3 +319,6 @@ fn scalar(value: &Value) -> Option<Box<str>> {
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,7 +213,11 @@ fn methods(route: &RouteDocument, scene: &mut Scene<'_>) -> Option<Vec<Method>> 
     for name in &written.value {
         match Method::from_bytes(name.as_bytes()) {
             Ok(method) if *name == name.to_uppercase() && method != Method::CONNECT => methods.push(method),
-            _ => scene.error(written, "methods", format!("{name} is no method that is served; write GET, POST")),
+            _ => scene.error(
+                written,
+                "methods",
+                format!("{name} is no method that is served; write GET, POST"),
+            ),
         }
     }
     Some(methods)
@@ -223,7 +227,8 @@ fn host(route: &RouteDocument, scene: &mut Scene<'_>) -> Option<String> {
     let written = route.host.as_ref()?;
     let host = written.value.to_ascii_lowercase();
     let name = host.strip_prefix("*.").unwrap_or(&host);
-    let fits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte));
+    let fits = !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte));
     if !fits || (name.contains(':') && !name.starts_with('[')) {
         scene.error(written, "host", "a name such as api.example or *.example, without a port");
     }
@@ -248,7 +253,9 @@ fn response_transform(written: &ResponseDocument, scene: &mut Scene<'_>) -> Resp
     ResponseTransform {
         headers: header_changes(&written.headers, "response.headers", &[], scene),
         json: scene.reshape(written.json.as_ref(), "response.json"),
-        json_bytes: written.json_bytes.map_or(JSON_BYTES, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+        json_bytes: written
+            .json_bytes
+            .map_or(JSON_BYTES, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
     }
 }
 
@@ -294,7 +301,8 @@ fn header_changes(
 
 /// A header that may be set. Those that frame a message or belong to one connection are ours.
 fn header_name(name: &str) -> Result<HeaderName, String> {
-    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "no header may have this name".to_owned())?;
+    let parsed =
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| "no header may have this name".to_owned())?;
     if crate::hop::is_hop_by_hop(&parsed) || parsed == http::header::CONTENT_LENGTH {
         return Err(format!("{parsed} is the gateway's own"));
     }

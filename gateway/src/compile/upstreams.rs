@@ -56,8 +56,7 @@ fn upstream(
         findings.error(&written.endpoints, field, "pool.max_age and connect_timeout are longer than 0s");
     }
     // A checker asks as it was told when it began: other questions need other endpoints.
-    let same_questions =
-        previous.filter(|previous| previous.health == health && previous.host == host);
+    let same_questions = previous.filter(|previous| previous.health == health && previous.host == host);
     let endpoints = written.endpoints.value.iter().map(|address| {
         let known = |upstream: &Arc<Upstream>| {
             upstream.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned()

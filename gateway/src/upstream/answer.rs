@@ -47,7 +47,13 @@ impl AnswerBody {
         upstream: Arc<Upstream>,
         in_flight: InFlightOn,
     ) -> Self {
-        Self { incoming, connection: keeps.then_some(connection), upstream, stall: None, _in_flight: in_flight }
+        Self {
+            incoming,
+            connection: keeps.then_some(connection),
+            upstream,
+            stall: None,
+            _in_flight: in_flight,
+        }
     }
 
     fn over(&mut self) {

@@ -26,7 +26,9 @@ impl Balance {
     pub fn pick(&self, endpoints: &[Arc<Endpoint>], failed: Option<&Arc<Endpoint>>) -> Option<Arc<Endpoint>> {
         let other = |endpoint: &Endpoint| failed.is_none_or(|failed| failed.id != endpoint.id);
         self.choose(endpoints, |endpoint| is_well(endpoint) && other(endpoint))
-            .or_else(|| self.choose(endpoints, |endpoint| endpoint.health() != Health::Down && other(endpoint)))
+            .or_else(|| {
+                self.choose(endpoints, |endpoint| endpoint.health() != Health::Down && other(endpoint))
+            })
             .or_else(|| self.choose(endpoints, |endpoint| endpoint.health() != Health::Down))
             .cloned()
     }
