@@ -180,9 +180,7 @@ fn instance_leaves(show: &mut Show, part: Part) -> Result<()> {
 fn gateway_dies(show: &mut Show, known: &Cell<Instant>) -> Result<()> {
     show.say(&format!("  SIGKILL to {}", gateway::name(KILLED)));
     show.stage.take_gateway(KILLED)?.kill()?;
-    // A backend whose flows are kept also keeps, for as long, the SYNs that it may have answered.
-    let syns = Duration::from_secs(u64::from(SYN_RETRANSMIT_SECONDS));
-    known.set(Instant::now() + DETECTION + INSTALLING + syns);
+    known.set(Instant::now() + DETECTION + INSTALLING);
     let backend = show.stage.gateway_address(KILLED);
     show.until("the balancer knows", |stage| {
         let found = stage.control().backend(GATEWAY_SERVICE, backend)?;
