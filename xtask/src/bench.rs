@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn short_rounds() -> Result<()> {
     shown(built_for_packets()?.args(["--rounds", "1", "--filter", SHORT_ROUND]))?;
     // Every row; how fast it is does not matter, so that the build may be the tests' own.
-    shown(built_for_requests(Profile::Dev)?.args(["--rounds", "1", "--seconds", "1"]))
+    shown(built_for_requests(Profile::Dev)?.arg("--check"))
 }
 
 /// The program that measures packets, built, without options.

@@ -24,6 +24,9 @@ struct Args {
     /// Only rows whose "proxy row" contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
+    /// One short round, without figures: whether each row measures what it says
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,14 @@ fn run(args: &Args) -> Result<()> {
     let cores = stage.cores();
     eprintln!("the proxy on core {}, origin and clients on core {}", cores.proxy, cores.others);
 
+    if args.check {
+        let rows: Vec<Row> = Row::round(0).into_iter().filter(wanted).collect();
+        for row in &rows {
+            stage.measure(*row, 1)?;
+        }
+        println!("{} rows measure what they say", rows.len());
+        return Ok(());
+    }
     let mut rounds = Vec::new();
     for number in 0..args.rounds.max(1) {
         eprintln!("round {} of {}", number + 1, args.rounds.max(1));
