@@ -1,4 +1,4 @@
-//! The body of an answer to a client: none, bytes at hand, or a service's as it comes. When it is gone, the request
+//! The body of a client's request, and the body of an answer: none, bytes at hand, or a service's as it comes. When it is gone, the request
 //! is over, and its record is closed.
 
 use std::{
@@ -8,11 +8,22 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 
 use crate::{
     record::Closing,
     upstream::{AnswerBody, answer::BrokeOff},
 };
+
+/// A request's body.
+#[derive(Debug, Default)]
+pub enum ClientBody {
+    /// Nothing, or nothing any more.
+    #[default]
+    Empty,
+    /// As it comes.
+    Incoming(Incoming),
+}
 
 /// An answer's body.
 pub struct Body {
@@ -47,6 +58,35 @@ impl Body {
     pub fn closing(mut self, closing: Closing) -> Self {
         self.closing = Some(Box::new(closing));
         self
+    }
+}
+
+impl HttpBody for ClientBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Incoming(incoming) => incoming.size_hint(),
+        }
     }
 }
 

@@ -15,8 +15,7 @@ use crate::{
     snapshot::Action, snapshot::Snapshot, transform,
 };
 
-/// A client's body.
-pub type ClientBody = axum::body::Body;
+pub use crate::body::ClientBody;
 
 /// Who asks.
 #[derive(Clone, Debug)]

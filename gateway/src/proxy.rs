@@ -8,7 +8,7 @@ use crate::{
     body::Body,
     error::{Refusal, UpstreamError},
     record::Record,
-    transform::Ready,
+    transform::{self, Ready},
     upstream::{CallFailed, Upstream},
 };
 
@@ -23,7 +23,9 @@ pub async fn proxy(
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let Ready { admitted, head, body, fate, deadline } = ready;
-    match upstream.call(&admitted.permit, head, body, deadline).await {
+    let id = record.request_id();
+    let again = || transform::outgoing_head(&admitted, id.clone()).ok();
+    match upstream.call(&admitted.permit, head, &again, body, deadline).await {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);
             let mut response = answer.response.map(Body::upstream);

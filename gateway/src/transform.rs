@@ -92,7 +92,7 @@ pub struct Ready {
 pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, Refusal> {
     let route = admitted.routed.route.clone();
     let deadline = Instant::from_std(record.begun) + route.timeout;
-    let mut head = outgoing_head(&admitted, &route, record)?;
+    let mut head = outgoing_head(&admitted, record.request_id())?;
     let client_body = std::mem::take(&mut admitted.routed.request.body);
     let (body, fate) = match (&route.action, &route.request.json) {
         (Action::Compose(_), _) => (Outgoing::Empty, None),
@@ -106,8 +106,12 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
     Ok(Ready { admitted, head, body, fate, deadline })
 }
 
-fn outgoing_head(admitted: &Admitted, route: &Route, record: &Record) -> Result<Head, Refusal> {
-    let request = &admitted.routed.request;
+/// What one service is sent but for the body; for a composition, the headers that every step sends.
+///
+/// # Errors
+/// [`Refusal::Internal`], if the path that was made is none.
+pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Head, Refusal> {
+    let (request, route) = (&admitted.routed.request, &*admitted.routed.route);
     let mut headers = match &route.action {
         Action::Proxy(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
         Action::Compose(_) => credentials_sent_on(&request.head.headers, route),
@@ -118,7 +122,7 @@ fn outgoing_head(admitted: &Admitted, route: &Route, record: &Record) -> Result<
         headers.insert(FORWARDED_HOST, host.clone());
     }
     headers.append(VIA, VIA_US);
-    headers.insert(REQUEST_ID, record.request_id());
+    headers.insert(REQUEST_ID, request_id);
     let values = template::Values { admitted, route };
     route.request.headers.apply(&mut headers, &values);
     Ok(Head { method: request.head.method.clone(), target: target(request, route, &values)?, headers })

@@ -103,6 +103,9 @@ pub struct Head {
     pub headers: HeaderMap,
 }
 
+/// Makes the head once more, for a request that is repeated; rarely, so that no spare one is made each time.
+pub type Again<'a> = &'a (dyn Fn() -> Option<Head> + Send + Sync);
+
 /// An answer, and who gave it.
 pub struct Answer {
     /// Status, headers without those of one connection, body.
@@ -132,12 +135,13 @@ impl Upstream {
         self: &Arc<Self>,
         _permit: &Permit,
         head: Head,
+        again: Again<'_>,
         body: Outgoing,
         deadline: Instant,
     ) -> Result<Answer, CallFailed> {
         let mut tried = None;
         let fate = body.fate();
-        match timeout_at(deadline, self.attempts(head, body, &mut tried)).await {
+        match timeout_at(deadline, self.attempts(head, again, body, &mut tried)).await {
             Ok(result) => result,
             Err(_) => {
                 if let Some(endpoint) = tried.as_ref().filter(|_| was_sent(fate.as_deref())) {
@@ -151,6 +155,7 @@ impl Upstream {
     async fn attempts(
         self: &Arc<Self>,
         head: Head,
+        again: Again<'_>,
         body: Outgoing,
         tried: &mut Option<Arc<Endpoint>>,
     ) -> Result<Answer, CallFailed> {
@@ -178,14 +183,14 @@ impl Upstream {
                 }
             };
             let Some((head, body)) = message.take() else { break };
-            let spare = (repeatable && connection.is_used()).then(|| head.clone());
+            let repeatable = repeatable && connection.is_used();
             match self.exchange(endpoint.clone(), connection, head, body).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent(unsent)) => {
                     last = UpstreamError::Connect;
                     message = Some(*unsent);
                 }
-                Err(Failed::Lost(error)) => match spare {
+                Err(Failed::Lost(error)) => match repeatable.then(again).flatten() {
                     Some(head) if error == UpstreamError::Broken => {
                         last = error;
                         message = Some((head, Outgoing::Empty));

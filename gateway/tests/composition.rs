@@ -10,12 +10,11 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body as ClientBody;
 use bytes::Bytes;
 use gateway::{
     compile::{self, Context},
     config,
-    pipeline::{self, Peer},
+    pipeline::{self, ClientBody, Peer},
     shared::Shared,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -155,7 +154,7 @@ async fn get(shared: &Arc<Shared>) -> (StatusCode, HeaderMap, String) {
     let peer =
         Peer { address: ([192, 0, 2, 1], 5000).into(), forwarded_for: HeaderValue::from_static("192.0.2.1") };
     let request = Request::get("/overview/7").header("host", "api.example").header("x-private", "1");
-    let request = request.body(ClientBody::empty()).expect("a request");
+    let request = request.body(ClientBody::Empty).expect("a request");
     let response =
         timeout(PATIENCE, pipeline::handle(shared, &peer, None, request)).await.expect("an answer");
     let (parts, body) = response.into_parts();

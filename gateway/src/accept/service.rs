@@ -1,5 +1,5 @@
-//! What hyper calls: an axum router for the gateway's own path, the health path, and the pipeline for everything else.
-//! A router in front of the pipeline as well would cost a twentieth of a request.
+//! What hyper calls: the pipeline, and for the health path the gateway's own answer. A router in front of the pipeline
+//! would cost a twentieth of a request.
 
 use std::{
     cell::Cell,
@@ -11,13 +11,12 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use axum::{Router, extract::State, response::Response, routing::any};
 use futures_util::FutureExt as _;
-use http::{HeaderValue, StatusCode, Uri, header};
+use http::{HeaderValue, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
-use tower::Service as _;
 
 use crate::{
+    body::{Body, ClientBody},
     error::Refusal,
     pipeline::{self, Peer},
     record::Record,
@@ -29,7 +28,6 @@ use crate::{
 /// What the connections of one worker serve.
 #[derive(Clone)]
 pub struct Gateway {
-    own: Router,
     health_path: Arc<str>,
     shared: Arc<Shared>,
 }
@@ -37,8 +35,7 @@ pub struct Gateway {
 impl Gateway {
     /// Everything that clients' listeners serve.
     pub fn new(shared: Arc<Shared>, health_path: &str) -> Self {
-        let own = Router::new().route(health_path, any(health)).with_state(shared.clone());
-        Self { own, health_path: health_path.into(), shared }
+        Self { health_path: health_path.into(), shared }
     }
 }
 
@@ -63,9 +60,9 @@ impl ConnectionService {
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for ConnectionService {
-    type Response = Response;
+    type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         let index = self.next.get();
@@ -75,7 +72,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ConnectionService {
             // What stands for a refused request must not meet the health path.
             *request.uri_mut() = Uri::from_static("*");
         } else if request.uri().path() == &*self.gateway.health_path {
-            return Box::pin(self.gateway.own.clone().call(request));
+            return Box::pin(std::future::ready(Ok(health(&self.gateway.shared))));
         }
         Box::pin(serve(self.gateway.shared.clone(), self.peer.clone(), malformed, request))
     }
@@ -86,35 +83,29 @@ async fn serve(
     peer: Arc<Peer>,
     malformed: Option<Malformed>,
     request: http::Request<Incoming>,
-) -> Result<Response, Infallible> {
-    let request = request.map(axum::body::Body::new);
+) -> Result<Response<Body>, Infallible> {
+    let request = request.map(ClientBody::Incoming);
     let handled = pipeline::handle(&shared, &peer, malformed, request);
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
-    let response = handled.unwrap_or_else(|_| {
+    let mut response = handled.unwrap_or_else(|_| {
         shared.metrics.connections.panics.fetch_add(1, Relaxed);
         let record = Record::begin(&peer, &http::Request::new(()));
         respond::respond(&shared, record, Err(Refusal::Internal))
     });
-    let mut response = response.map(axum::body::Body::new);
     // The version is this hop's own, whatever the service speaks (RFC 9110, 2.5).
     *response.version_mut() = http::Version::HTTP_11;
     Ok(response)
 }
 
 /// Whether to send traffic here; balancers ask it.
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
+fn health(shared: &Shared) -> Response<Body> {
     let ready = shared.is_ready();
-    let mut response = status(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if shared.phase() >= Phase::Closing {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
-}
-
-fn status(status: StatusCode) -> Response {
-    let mut response = Response::new(axum::body::Body::empty());
-    *response.status_mut() = status;
     response
 }

@@ -78,7 +78,9 @@ impl Call {
             Some(timeout) => deadline.min(Instant::now() + timeout),
             None => deadline,
         };
-        match self.upstream.call(permit, head, Outgoing::Empty, deadline).await {
+        let spare = head.clone();
+        let again = || Some(spare.clone());
+        match self.upstream.call(permit, head, &again, Outgoing::Empty, deadline).await {
             Err(failed) => Called { outcome: Err(failed.error.into()), endpoint: failed.endpoint },
             Ok(answer) => {
                 let outcome = self.read(answer.response, deadline).await;
