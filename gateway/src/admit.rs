@@ -14,7 +14,8 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// A request that was taken.
+/// A request that was taken. It stays where it is, on the heap, while the stages hand it on: it is large, and what a
+/// stage holds is copied with its future.
 pub struct Received {
     /// Its line and headers; the path in its one form.
     pub head: Parts,
@@ -30,11 +31,15 @@ pub struct Received {
 ///
 /// # Errors
 /// [`Refusal::Overloaded`], [`Refusal::Path`].
-pub fn admit(snapshot: &Snapshot, peer: &Peer, request: Request<ClientBody>) -> Result<Received, Refusal> {
+pub fn admit(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    request: Request<ClientBody>,
+) -> Result<Box<Received>, Refusal> {
     let in_flight = snapshot.in_flight.enter().ok_or(Refusal::Overloaded)?;
     let (mut head, body) = request.into_parts();
     canonicalise(&mut head.uri)?;
-    Ok(Received { head, body, peer: peer.clone(), in_flight })
+    Ok(Box::new(Received { head, body, peer: peer.clone(), in_flight }))
 }
 
 fn canonicalise(uri: &mut Uri) -> Result<(), Refusal> {

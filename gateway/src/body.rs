@@ -28,8 +28,7 @@ pub enum ClientBody {
 /// An answer's body.
 pub struct Body {
     kind: Kind,
-    /// On the heap, because an answer is moved often until it is sent.
-    closing: Option<Box<Closing>>,
+    closing: Option<Closing>,
 }
 
 enum Kind {
@@ -56,7 +55,7 @@ impl Body {
 
     /// The same, closing a record when it is over.
     pub fn closing(mut self, closing: Closing) -> Self {
-        self.closing = Some(Box::new(closing));
+        self.closing = Some(closing);
         self
     }
 }

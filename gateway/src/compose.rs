@@ -72,7 +72,7 @@ impl Composition {
 /// [`Refusal::Step`], [`Refusal::Collision`].
 pub async fn compose(
     composition: &Composition,
-    ready: Ready,
+    ready: &Ready,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let mut run = Run::new(&composition.plan);
@@ -104,7 +104,7 @@ fn head(
     ready: &Ready,
 ) -> Result<crate::upstream::Head, StepError> {
     let client_host = ready.admitted.routed.request.head.headers.get(HOST);
-    composition.calls[step].head(&RequestValues { run, ready }, &ready.head.headers, client_host)
+    composition.calls[step].head(&RequestValues { run, ready }, &ready.message.head.headers, client_host)
 }
 
 async fn call(

@@ -53,11 +53,12 @@ async fn serve(
     let authenticated = authenticate(snapshot, routed, record).await?;
     let permitted = authorise(authenticated)?;
     let admitted = limit(permitted, record)?;
-    let ready = transform::request(admitted, record).await?;
-    let (route, deadline) = (ready.admitted.routed.route.clone(), ready.deadline);
-    let response = match &route.action {
-        Action::Proxy(upstream) => proxy::proxy(upstream, ready, record).await,
-        Action::Compose(composition) => Box::pin(compose::compose(composition, ready, record)).await,
+    let mut ready = transform::request(admitted, record).await?;
+    let route = ready.admitted.routed.route.clone();
+    let mut response = match &route.action {
+        Action::Proxy(upstream) => proxy::proxy(upstream, &mut ready, record).await,
+        Action::Compose(composition) => Box::pin(compose::compose(composition, &ready, record)).await,
     }?;
-    transform::response(&route, response, deadline).await
+    transform::response(&route, &mut response, ready.deadline).await?;
+    Ok(response)
 }

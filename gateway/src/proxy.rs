@@ -19,13 +19,13 @@ use crate::{
 /// [`Refusal::BodyLost`].
 pub async fn proxy(
     upstream: &Arc<Upstream>,
-    ready: Ready,
+    ready: &mut Ready,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
-    let Ready { admitted, head, body, fate, deadline } = ready;
+    let Ready { admitted, message, fate, deadline } = ready;
     let id = record.request_id();
     let again = || transform::outgoing_head(&admitted, id.clone()).ok();
-    match upstream.call(&admitted.permit, head, &again, body, deadline).await {
+    match upstream.call(&admitted.permit, message, &again, *deadline).await {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);
             let mut response = answer.response.map(Body::upstream);

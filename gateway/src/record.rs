@@ -61,7 +61,7 @@ pub struct RequestId {
 
 /// Closes a record when it is dropped.
 pub struct Closing {
-    record: Record,
+    record: Box<Record>,
     shared: Arc<Shared>,
 }
 
@@ -97,9 +97,9 @@ impl std::fmt::Display for RequestId {
 }
 
 impl Record {
-    /// Begins one.
-    pub fn begin<B>(peer: &Peer, request: &Request<B>) -> Self {
-        Self {
+    /// Begins one; on the heap, where it stays until it is closed.
+    pub fn begin<B>(peer: &Peer, request: &Request<B>) -> Box<Self> {
+        Box::new(Self {
             begun: Instant::now(),
             id: RequestId::next(),
             client: peer.address,
@@ -113,7 +113,7 @@ impl Record {
             detail: None,
             status: StatusCode::OK,
             bytes: 0,
-        }
+        })
     }
 
     /// The request's name as a header's value.
@@ -124,7 +124,7 @@ impl Record {
     }
 
     /// Closes it when the result is dropped.
-    pub fn closing(self, shared: Arc<Shared>) -> Closing {
+    pub fn closing(self: Box<Self>, shared: Arc<Shared>) -> Closing {
         Closing { record: self, shared }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 /// The answer, whose body closes the record.
 pub fn respond(
     shared: &Arc<Shared>,
-    mut record: Record,
+    mut record: Box<Record>,
     outcome: Result<Response<Body>, Refusal>,
 ) -> Response<Body> {
     let mut response = outcome.unwrap_or_else(|refusal| {

@@ -15,7 +15,7 @@ use crate::{
 /// A request whose route is known.
 pub struct Routed {
     /// The request.
-    pub request: Received,
+    pub request: Box<Received>,
     /// Its route.
     pub route: Arc<Route>,
     /// The path's parameters.
@@ -45,7 +45,7 @@ impl Parameters {
 ///
 /// # Errors
 /// [`Refusal::NoRoute`], [`Refusal::MethodNotAllowed`], [`Refusal::RouteOverloaded`].
-pub fn route(snapshot: &Snapshot, request: Received, record: &mut Record) -> Result<Routed, Refusal> {
+pub fn route(snapshot: &Snapshot, request: Box<Received>, record: &mut Record) -> Result<Routed, Refusal> {
     let (route, parameters) = snapshot.routes.find(&request.head)?;
     record.route = Some(route.clone());
     let in_flight = match &route.in_flight {

@@ -32,7 +32,7 @@ use crate::{
     pipeline::ClientBody,
     record::Record,
     snapshot::{Action, Route},
-    upstream::{Head, Outgoing, outgoing::Fate},
+    upstream::{Head, Message, Outgoing, outgoing::Fate},
 };
 use headers::HeaderChanges;
 use template::Template;
@@ -75,10 +75,8 @@ pub struct ResponseTransform {
 pub struct Ready {
     /// The request as it came.
     pub admitted: Admitted,
-    /// What one service is sent. For a composition: the headers that every step sends.
-    pub head: Head,
-    /// The body; nothing for a composition.
-    pub body: Outgoing,
+    /// What one service is sent, until it is. For a composition: the headers that every step sends.
+    pub message: Message,
     /// What became of a body that is streamed.
     pub fate: Option<Arc<Fate>>,
     /// When the answer must begin.
@@ -98,12 +96,12 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
         (Action::Compose(_), _) => (Outgoing::Empty, None),
         (Action::Proxy(_), None) => streamed(client_body, route.body_bytes)?,
         (Action::Proxy(_), Some(reshape)) => {
-            let bytes = reshaped_request(client_body, reshape, &route, deadline).await?;
+            let bytes = Box::pin(reshaped_request(client_body, reshape, &route, deadline)).await?;
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             (Outgoing::full(bytes), None)
         }
     };
-    Ok(Ready { admitted, head, body, fate, deadline })
+    Ok(Ready { admitted, message: Message { head, body }, fate, deadline })
 }
 
 /// What one service is sent but for the body; for a composition, the headers that every step sends.
@@ -215,18 +213,19 @@ async fn reshaped_request(
 /// [`UpstreamError`] where the answer cannot be reshaped.
 pub async fn response(
     route: &Route,
-    mut response: Response<Body>,
+    response: &mut Response<Body>,
     deadline: Instant,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<(), Refusal> {
     let transform = &route.response;
     if let Some(reshape) = &transform.json
         && is_json(response.headers())
     {
         // On the heap, so that answers that stay as they are do not carry its room.
-        response = Box::pin(reshaped_response(response, reshape, transform.json_bytes, deadline)).await?;
+        let whole = std::mem::replace(response, Response::new(Body::empty()));
+        *response = Box::pin(reshaped_response(whole, reshape, transform.json_bytes, deadline)).await?;
     }
     transform.headers.apply(response.headers_mut(), &template::Nothing);
-    Ok(response)
+    Ok(())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

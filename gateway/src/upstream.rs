@@ -21,10 +21,12 @@ pub mod pool;
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, timeout_at};
 
 pub use answer::AnswerBody;
 pub use endpoint::Endpoint;
+use endpoint::InFlightOn;
 use outgoing::Fate;
 pub use outgoing::Outgoing;
 
@@ -93,7 +95,7 @@ pub struct HealthSettings {
 }
 
 /// A request as it is sent, without its body.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Head {
     /// The method.
     pub method: Method,
@@ -101,6 +103,15 @@ pub struct Head {
     pub target: Uri,
     /// All headers but those of one connection; `Host` included.
     pub headers: HeaderMap,
+}
+
+/// A request as it is sent.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// Its line and headers.
+    pub head: Head,
+    /// Its body.
+    pub body: Outgoing,
 }
 
 /// Makes the head once more, for a request that is repeated; rarely, so that no spare one is made each time.
@@ -122,6 +133,18 @@ pub struct CallFailed {
     pub endpoint: Option<Arc<Endpoint>>,
 }
 
+impl Message {
+    /// The request, which is not here any more then.
+    fn take(&mut self) -> Request<Outgoing> {
+        let Self { head, body } = std::mem::take(self);
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method;
+        *request.uri_mut() = head.target;
+        *request.headers_mut() = head.headers;
+        request
+    }
+}
+
 impl Upstream {
     /// Sends a request to one instance and waits for the head of its answer.
     ///
@@ -134,14 +157,13 @@ impl Upstream {
     pub async fn call(
         self: &Arc<Self>,
         _permit: &Permit,
-        head: Head,
+        message: &mut Message,
         again: Again<'_>,
-        body: Outgoing,
         deadline: Instant,
     ) -> Result<Answer, CallFailed> {
         let mut tried = None;
-        let fate = body.fate();
-        match timeout_at(deadline, self.attempts(head, again, body, &mut tried)).await {
+        let fate = message.body.fate();
+        match timeout_at(deadline, self.attempts(message, again, &mut tried)).await {
             Ok(result) => result,
             Err(_) => {
                 if let Some(endpoint) = tried.as_ref().filter(|_| was_sent(fate.as_deref())) {
@@ -154,14 +176,12 @@ impl Upstream {
 
     async fn attempts(
         self: &Arc<Self>,
-        head: Head,
+        message: &mut Message,
         again: Again<'_>,
-        body: Outgoing,
         tried: &mut Option<Arc<Endpoint>>,
     ) -> Result<Answer, CallFailed> {
-        let fate = body.fate();
-        let repeatable = body.is_empty() && head.method.is_idempotent();
-        let mut message = Some((head, body));
+        let fate = message.body.fate();
+        let repeatable = message.body.is_empty() && message.head.method.is_idempotent();
         let mut last = UpstreamError::NoEndpoint;
         for attempt in 0..TRIES_MAX {
             let Some(endpoint) = self.balance.pick(&self.endpoints, tried.as_ref().filter(|_| attempt > 0))
@@ -170,81 +190,66 @@ impl Upstream {
             };
             *tried = Some(endpoint.clone());
             // A request that meets a kept connection may find it closed by the other end; a new one is surely open.
-            let connection = match attempt {
-                0 => pool::take(self, &endpoint).await,
-                _ => pool::open(self, &endpoint).await,
-            };
-            let connection = match connection {
-                Ok(connection) => connection,
-                Err(error) => {
-                    endpoint.failed(&self.ejection);
-                    last = error;
-                    continue;
-                }
-            };
-            let Some((head, body)) = message.take() else { break };
-            let repeatable = repeatable && connection.is_used();
-            match self.exchange(endpoint.clone(), connection, head, body).await {
-                Ok(answer) => return Ok(answer),
-                Err(Failed::Unsent(unsent)) => {
-                    last = UpstreamError::Connect;
-                    message = Some(*unsent);
-                }
-                Err(Failed::Lost(error)) => match repeatable.then(again).flatten() {
-                    Some(head) if error == UpstreamError::Broken => {
+            let kept = if attempt == 0 { pool::take(&endpoint) } else { None };
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match pool::open(self, &endpoint).await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        endpoint.failed(&self.ejection);
                         last = error;
-                        message = Some((head, Outgoing::Empty));
-                    }
-                    _ => {
-                        if was_sent(fate.as_deref()) {
-                            endpoint.failed(&self.ejection);
-                        }
-                        return Err(CallFailed { error, endpoint: Some(endpoint) });
+                        continue;
                     }
                 },
+            };
+            connection.ready().await;
+            let in_flight = endpoint.begin();
+            let error = match connection.send(message.take()).await {
+                Ok(response) => return Ok(self.answered(endpoint, response, connection, in_flight)),
+                Err(error) => error,
+            };
+            match lost(error, message) {
+                None => last = UpstreamError::Connect,
+                Some(UpstreamError::Broken) if repeatable && connection.is_used() => {
+                    last = UpstreamError::Broken;
+                    let Some(head) = again() else { break };
+                    message.head = head;
+                }
+                Some(error) => {
+                    if was_sent(fate.as_deref()) {
+                        endpoint.failed(&self.ejection);
+                    }
+                    return Err(CallFailed { error, endpoint: Some(endpoint) });
+                }
             }
         }
         Err(CallFailed { error: last, endpoint: tried.clone() })
     }
 
-    async fn exchange(
+    fn answered(
         self: &Arc<Self>,
         endpoint: Arc<Endpoint>,
-        mut connection: Connection,
-        head: Head,
-        body: Outgoing,
-    ) -> Result<Answer, Failed> {
-        let in_flight = endpoint.begin();
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method;
-        *request.uri_mut() = head.target;
-        *request.headers_mut() = head.headers;
-        match connection.send(request).await {
-            Ok(response) => {
-                endpoint.answered(response.status(), &self.ejection);
-                let (mut parts, body) = response.into_parts();
-                let keeps = !says_close(&parts.headers);
-                crate::hop::strip(&mut parts.headers);
-                let body = AnswerBody::new(body, connection, keeps, self.clone(), in_flight);
-                Ok(Answer { response: Response::from_parts(parts, body), endpoint })
-            }
-            Err(mut error) => match error.take_message() {
-                Some(request) => {
-                    let (parts, body) = request.into_parts();
-                    let head = Head { method: parts.method, target: parts.uri, headers: parts.headers };
-                    Err(Failed::Unsent(Box::new((head, body))))
-                }
-                None => Err(Failed::Lost(classify(error.error()))),
-            },
-        }
+        response: Response<Incoming>,
+        connection: Connection,
+        in_flight: InFlightOn,
+    ) -> Answer {
+        endpoint.answered(response.status(), &self.ejection);
+        let (mut parts, body) = response.into_parts();
+        let keeps = !says_close(&parts.headers);
+        crate::hop::strip(&mut parts.headers);
+        let body = AnswerBody::new(body, connection, keeps, self.clone(), in_flight);
+        Answer { response: Response::from_parts(parts, body), endpoint }
     }
 }
 
-enum Failed {
-    /// Nothing of it left us; here it is again.
-    Unsent(Box<(Head, Outgoing)>),
-    /// It may have reached the service.
-    Lost(UpstreamError),
+/// Why a request that may have reached the service got no answer; nothing, if it surely did not, and is in `message`
+/// again.
+fn lost(mut error: TrySendError<Request<Outgoing>>, message: &mut Message) -> Option<UpstreamError> {
+    let Some(request) = error.take_message() else { return Some(classify(error.error())) };
+    let (parts, body) = request.into_parts();
+    let head = Head { method: parts.method, target: parts.uri, headers: parts.headers };
+    *message = Message { head, body };
+    None
 }
 
 /// Whether a client did its part. An instance is not to blame for a body that never came, or clients could have

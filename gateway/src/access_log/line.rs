@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::pipeline::Peer;
 
-    fn record(target: &str) -> Record {
+    fn record(target: &str) -> Box<Record> {
         let peer = Peer {
             address: ([192, 0, 2, 7], 4711).into(),
             forwarded_for: HeaderValue::from_static("192.0.2.7"),

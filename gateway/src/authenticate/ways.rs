@@ -137,7 +137,7 @@ impl Ways {
                 Way::Token => {
                     if let Some(value) = token {
                         let text = bearer(value)?;
-                        return self.credentials.check_token(text, &self.issuers, now).await;
+                        return Box::pin(self.credentials.check_token(text, &self.issuers, now)).await;
                     }
                 }
                 Way::Anonymous => return Ok(Identity::default()),

@@ -16,7 +16,7 @@ use crate::{
     error::{StepError, UpstreamError},
     json::{self, Node},
     limit::Permit,
-    upstream::{AnswerBody, Endpoint, Head, Outgoing, Upstream, answer::BrokeOff},
+    upstream::{AnswerBody, Endpoint, Head, Message, Outgoing, Upstream, answer::BrokeOff},
 };
 
 /// The largest body of a failed answer that is read so that its connection can be used again.
@@ -80,7 +80,8 @@ impl Call {
         };
         let spare = head.clone();
         let again = || Some(spare.clone());
-        match self.upstream.call(permit, head, &again, Outgoing::Empty, deadline).await {
+        let mut message = Message { head, body: Outgoing::Empty };
+        match self.upstream.call(permit, &mut message, &again, deadline).await {
             Err(failed) => Called { outcome: Err(failed.error.into()), endpoint: failed.endpoint },
             Ok(answer) => {
                 let outcome = self.read(answer.response, deadline).await;

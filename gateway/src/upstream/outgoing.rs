@@ -17,9 +17,10 @@ use http_body::{Body, Frame, SizeHint};
 use crate::pipeline::ClientBody;
 
 /// What is sent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Outgoing {
     /// Nothing.
+    #[default]
     Empty,
     /// Bytes at hand; none once they were sent.
     Full(Option<Bytes>),

@@ -49,34 +49,30 @@ impl Connection {
         self.idle_since.is_some()
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Waits until it takes a request; mostly it does at once: its task took notice of the last answer's end before
+    /// anyone else. An error is told to the request that is sent.
+    pub async fn ready(&mut self) {
+        if !self.sender.is_ready() {
+            let _ = self.sender.ready().await;
+        }
+    }
+
+    /// Sends a request; the head of the answer comes later.
     ///
     /// # Errors
     /// hyper's; it carries the request if nothing of it was sent.
-    pub async fn send(
+    pub fn send(
         &mut self,
         request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
-        // Mostly ready at once: its task took notice of the last answer's end before anyone else.
-        let _ = self.sender.ready().await;
-        self.sender.try_send_request(request).await
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> + use<> {
+        self.sender.try_send_request(request)
     }
 }
 
-/// A kept connection, or a new one.
-///
-/// # Errors
-/// Those of [`open`].
-pub async fn take(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
-    match take_idle(endpoint.id) {
-        Some(connection) => Ok(connection),
-        None => open(upstream, endpoint).await,
-    }
-}
-
-fn take_idle(endpoint: u64) -> Option<Connection> {
+/// A kept connection.
+pub fn take(endpoint: &Endpoint) -> Option<Connection> {
     IDLE.with_borrow_mut(|idle| {
-        let connections = &mut idle.get_mut(&endpoint)?.connections;
+        let connections = &mut idle.get_mut(&endpoint.id)?.connections;
         while let Some(connection) = connections.pop() {
             if !connection.sender.is_closed() {
                 return Some(connection);
