@@ -80,7 +80,7 @@ pub async fn compose(
     let mut under_way = FuturesUnordered::new();
     loop {
         while let Some(step) = run.begin_next() {
-            match head(composition, step, &run, &ready) {
+            match head(composition, step, &run, ready) {
                 Ok(head) => {
                     // Not the whole request: its body is not Sync, and the future must be Send.
                     under_way.push(call(composition, step, &ready.admitted.permit, ready.deadline, head));

@@ -24,7 +24,7 @@ pub async fn proxy(
 ) -> Result<Response<Body>, Refusal> {
     let Ready { admitted, message, fate, deadline } = ready;
     let id = record.request_id();
-    let again = || transform::outgoing_head(&admitted, id.clone()).ok();
+    let again = || transform::outgoing_head(admitted, id.clone()).ok();
     match upstream.call(&admitted.permit, message, &again, *deadline).await {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);
