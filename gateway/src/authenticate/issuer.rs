@@ -248,6 +248,7 @@ impl Issuer {
         let (Err(UnknownKey), Some(set), Some(id)) = (&verified, self.fetched(), token.key_id()) else {
             return Ok((verified?, keys.generation));
         };
+        // Also where no fetch may begin: one that has just ended may have brought the key.
         let newer = set.refetched(id).await.filter(|newer| newer.generation != keys.generation);
         let keys = newer.ok_or(AuthError::Token(UnknownKey))?;
         Ok((token.verify(&self.rules, &keys.keys, now_s)?, keys.generation))

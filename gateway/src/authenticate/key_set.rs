@@ -4,6 +4,7 @@
 //! HS256. A JWKS (RFC 7517) gives public keys only: secrets in one are left out, so that a public key can never be
 //! taken for a secret, nor a secret be fetched over the network.
 
+pub mod demand;
 pub mod fetched;
 
 use aws_lc_rs::digest::{SHA256, digest};

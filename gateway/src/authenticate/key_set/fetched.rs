@@ -1,16 +1,13 @@
 //! A key set at a URL: fetched at the start, every so often, and when a token names a key that is not in it.
 //!
 //! * Fetches run on the runtime of the background, one at a time for each set; requests that need a new key wait for
-//!   the fetch that is under way and start none of their own.
-//! * After a fetch nobody's token starts another for [`COOLDOWN`], and a key that was not found in one is not
-//!   looked for again for [`ABSENT_FOR`]: forged tokens cannot turn the gateway against the issuer.
+//!   the fetch that is under way and start none of their own. When they may start one: [`super::demand`].
 //! * What was fetched last stays good while fetches fail.
 
 use std::{
-    collections::VecDeque,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -24,20 +21,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{JWKS_BYTES_MAX, KeySet, KeySetError};
-use crate::authenticate::jwt::Algorithm;
-
-/// From one fetch to the next that a token may start.
-pub const COOLDOWN: Duration = Duration::from_secs(5);
-
-/// How long a key that was looked for in vain is not looked for again.
-pub const ABSENT_FOR: Duration = Duration::from_secs(60);
-
-/// Names of keys looked for in vain that are remembered.
-const ABSENT_MAX: usize = 256;
+use super::{JWKS_BYTES_MAX, KeySet, KeySetError, demand::Demand};
+use crate::{authenticate::jwt::Algorithm, clock::now_ns};
 
 /// A whole fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a request waits for a fetch. Longer than one takes: should the background stand still, the request does
+/// not.
+const WAIT: Duration = Duration::from_secs(10);
 
 /// After a first failure; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -53,7 +45,9 @@ pub struct Fetched {
     ended: watch::Sender<u64>,
     /// A token asks for a fetch.
     wanted: Notify,
-    absent: Mutex<Absent>,
+    demand: Mutex<Demand>,
+    /// One for all fetches: its connection is kept, its trust anchors are read once.
+    client: OnceLock<reqwest::Client>,
     started: Mutex<bool>,
     /// Fetches that failed.
     failures: AtomicU64,
@@ -66,13 +60,6 @@ pub struct Versioned {
     pub keys: KeySet,
     /// Counts the sets that differed, from 1.
     pub generation: u64,
-}
-
-/// What fetches have shown not to be there.
-#[derive(Default)]
-struct Absent {
-    keys: VecDeque<(String, Instant)>,
-    last_fetch: Option<Instant>,
 }
 
 #[derive(Debug, Error)]
@@ -97,7 +84,8 @@ impl Fetched {
             current: ArcSwapOption::empty(),
             ended: watch::Sender::new(0),
             wanted: Notify::new(),
-            absent: Mutex::default(),
+            demand: Mutex::default(),
+            client: OnceLock::new(),
             started: Mutex::new(false),
             failures: AtomicU64::new(0),
         })
@@ -123,44 +111,33 @@ impl Fetched {
         }
     }
 
-    /// The set after a fetch, if one may help against not knowing the key `id`: waits for its end, well or not.
+    /// The present set, after a fetch if one may bring the key `id`: waits for its end, well or not.
     pub async fn refetched(&self, id: &str) -> Option<Arc<Versioned>> {
         let mut ended = self.ended.subscribe();
-        if !self.may_fetch_for(id, Instant::now()) {
-            return None;
+        let named = |set: &Arc<Versioned>| set.keys.names(id);
+        // A fetch may have brought it a moment ago.
+        if let Some(set) = self.current().filter(named) {
+            return Some(set);
         }
+        let Some(asked) = self.demand().ask(id, now_ns()) else {
+            return self.current();
+        };
         self.wanted.notify_one();
-        // Longer than the longest fetch: should the background stand still, the request does not.
-        let waited = timeout(FETCH_TIMEOUT + COOLDOWN, ended.changed()).await;
+        let _ = timeout(WAIT, ended.changed()).await;
         let set = self.current();
-        if matches!(waited, Ok(Ok(()))) && set.as_ref().is_none_or(|set| !set.keys.names(id)) {
-            self.note_absent(id, Instant::now());
+        if !set.as_ref().is_some_and(named) {
+            self.demand().not_found(id, asked, now_ns());
         }
         set
     }
 
-    /// Whether a fetch is under way or may begin for this key.
-    fn may_fetch_for(&self, id: &str, now: Instant) -> bool {
-        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
-        absent.keys.retain(|(_, since)| now.duration_since(*since) < ABSENT_FOR);
-        let cooled = absent.last_fetch.is_none_or(|last| now.duration_since(last) >= COOLDOWN);
-        cooled && !absent.keys.iter().any(|(known, _)| known == id)
-    }
-
-    fn note_absent(&self, id: &str, now: Instant) {
-        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
-        if absent.keys.iter().any(|(known, _)| known == id) {
-            return;
-        }
-        if absent.keys.len() == ABSENT_MAX {
-            absent.keys.pop_front();
-        }
-        absent.keys.push_back((id.to_owned(), now));
+    fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches once.
     async fn fetch(&self) -> Result<(), FetchError> {
-        let keys = match timeout(FETCH_TIMEOUT, download(&self.url)).await {
+        let keys = match timeout(FETCH_TIMEOUT, self.download()).await {
             Ok(text) => KeySet::from_jwks(&text?, &self.algorithms)?,
             Err(_) => return Err(FetchError::Timeout),
         };
@@ -174,8 +151,33 @@ impl Fetched {
         Ok(())
     }
 
-    fn end(&self) {
-        self.absent.lock().unwrap_or_else(PoisonError::into_inner).last_fetch = Some(Instant::now());
+    async fn download(&self) -> Result<Vec<u8>, FetchError> {
+        let request = self.client()?.get(&self.url);
+        let mut response =
+            request.header("accept", "application/jwk-set+json, application/json").send().await?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(FetchError::Status(response.status().as_u16()));
+        }
+        let mut text = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if text.len() + chunk.len() > JWKS_BYTES_MAX {
+                return Err(KeySetError::Size.into());
+            }
+            text.extend_from_slice(&chunk);
+        }
+        Ok(text)
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, FetchError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    fn end(&self, well: bool) {
+        self.demand().end(well, now_ns());
         self.ended.send_modify(|ended| *ended += 1);
     }
 }
@@ -191,7 +193,10 @@ async fn keep_fresh(set: Weak<Fetched>, _ended: watch::Receiver<u64>) {
     let mut retry = RETRY_MIN;
     loop {
         let Some(present) = set.upgrade() else { return };
-        let pause = match present.fetch().await {
+        present.demand().begin();
+        let fetched = present.fetch().await;
+        let well = fetched.is_ok();
+        let pause = match fetched {
             Ok(()) => {
                 retry = RETRY_MIN;
                 present.refresh
@@ -204,7 +209,7 @@ async fn keep_fresh(set: Weak<Fetched>, _ended: watch::Receiver<u64>) {
                 pause
             }
         };
-        present.end();
+        present.end(well);
         rest(present, &set, pause).await;
     }
 }
@@ -220,25 +225,101 @@ async fn rest(present: Arc<Fetched>, set: &Weak<Fetched>, pause: Duration) {
             return;
         }
         tokio::select! {
-            () = present.wanted.notified() => return,
+            // The call may be older than the fetch that has answered it.
+            () = present.wanted.notified() => if present.demand().is_wanted() { return },
             () = sleep(left.min(Duration::from_secs(1))) => {}
         }
     }
 }
 
-async fn download(url: &str) -> Result<Vec<u8>, FetchError> {
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
-    let mut response =
-        client.get(url).header("accept", "application/jwk-set+json, application/json").send().await?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(FetchError::Status(response.status().as_u16()));
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// An issuer on one connection after the other.
+    #[derive(Default)]
+    struct Issuer {
+        fetches: AtomicU64,
+        connections: AtomicU64,
+        /// Each answer waits for a permit.
+        gate: Option<tokio::sync::Semaphore>,
     }
-    let mut text = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if text.len() + chunk.len() > JWKS_BYTES_MAX {
-            return Err(KeySetError::Size.into());
+
+    const JWKS: &str = r#"{"keys":[{"kty":"OKP","kid":"there","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    async fn start(issuer: &Arc<Issuer>) -> Arc<Fetched> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let issuer = issuer.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                issuer.connections.fetch_add(1, Relaxed);
+                let mut got = Vec::new();
+                while stream.read_buf(&mut got).await.is_ok_and(|read| read > 0) {
+                    if !got.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    got.clear();
+                    issuer.fetches.fetch_add(1, Relaxed);
+                    if let Some(gate) = &issuer.gate {
+                        gate.acquire().await.unwrap().forget();
+                    }
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", JWKS.len());
+                    let _ = stream.write_all(format!("{head}{JWKS}").as_bytes()).await;
+                }
+            }
+        });
+        let set = Fetched::new(url, Duration::from_secs(3600), vec![Algorithm::EdDsa]);
+        set.start(&Handle::current());
+        set
+    }
+
+    async fn after(set: &Fetched, ends: u64) {
+        let mut ended = set.ended.subscribe();
+        let _ = timeout(WAIT, ended.wait_for(|ended| *ended >= ends)).await.expect("a fetch ends").unwrap();
+    }
+
+    #[tokio::test]
+    async fn fetches_share_one_connection() {
+        let issuer = Arc::new(Issuer::default());
+        let set = start(&issuer).await;
+        after(&set, 1).await;
+        for _ in 0..3 {
+            set.fetch().await.unwrap();
         }
-        text.extend_from_slice(&chunk);
+        assert_eq!((issuer.fetches.load(Relaxed), issuer.connections.load(Relaxed)), (4, 1));
+        assert_eq!(set.current().unwrap().generation, 1);
     }
-    Ok(text)
+
+    #[tokio::test]
+    async fn tokens_that_come_during_a_fetch_start_no_other() {
+        let issuer = Arc::new(Issuer { gate: Some(tokio::sync::Semaphore::new(0)), ..Issuer::default() });
+        let set = start(&issuer).await;
+        while issuer.fetches.load(Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let asking = (0..50).map(|number| {
+            let set = set.clone();
+            tokio::spawn(async move { set.refetched(if number == 0 { "there" } else { "forged" }).await })
+        });
+        let asking: Vec<_> = asking.collect();
+        // All of them wait before the answer comes.
+        while set.ended.receiver_count() < 51 {
+            tokio::task::yield_now().await;
+        }
+        issuer.gate.as_ref().unwrap().add_permits(100);
+        for asked in asking {
+            assert!(asked.await.unwrap().is_some());
+        }
+        let mut ended = set.ended.subscribe();
+        let second = timeout(Duration::from_millis(200), ended.wait_for(|ended| *ended > 1)).await;
+        assert!(second.is_err() && issuer.fetches.load(Relaxed) == 1);
+        // The cooldown keeps nobody from a key that the fetch has brought.
+        assert!(set.refetched("there").await.unwrap().keys.names("there"));
+    }
 }
