@@ -161,8 +161,10 @@ impl Ways {
     pub fn challenge(&self, error: AuthError) -> HeaderValue {
         let challenges = self.challenges.as_ref();
         let value = challenges.map(|challenges| match error {
-            AuthError::Token(_) | AuthError::NotBearer => &challenges.invalid_token,
-            AuthError::Missing
+            AuthError::Token(_) => &challenges.invalid_token,
+            // RFC 6750, section 3.1: another scheme is as good as none, and no error of a token.
+            AuthError::NotBearer
+            | AuthError::Missing
             | AuthError::Ambiguous
             | AuthError::UnknownKey
             | AuthError::ExpiredKey
