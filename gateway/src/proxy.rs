@@ -23,8 +23,8 @@ pub async fn proxy(
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let Ready { admitted, message, fate, deadline } = ready;
-    let id = record.request_id();
-    let again = || transform::outgoing_head(admitted, id.clone()).ok();
+    let id = record.id;
+    let again = || transform::outgoing_head(admitted, id.header()).ok();
     match upstream.call(&admitted.permit, message, &again, *deadline).await {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);

@@ -3,7 +3,6 @@
 
 use std::{
     cell::Cell,
-    fmt::Write as _,
     net::SocketAddr,
     sync::{
         Arc,
@@ -90,6 +89,18 @@ impl RequestId {
     }
 }
 
+impl RequestId {
+    /// As a header's value: 24 hexadecimal digits.
+    pub fn header(self) -> HeaderValue {
+        let mut text = [0; 24];
+        let number = (u128::from(self.worker) << 32) | u128::from(self.count);
+        for (index, digit) in text.iter_mut().rev().enumerate() {
+            *digit = b"0123456789abcdef"[(number >> (4 * index)) as usize & 15];
+        }
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "{:016x}{:08x}", self.worker, self.count)
@@ -118,9 +129,7 @@ impl Record {
 
     /// The request's name as a header's value.
     pub fn request_id(&self) -> HeaderValue {
-        let mut text = String::with_capacity(24);
-        let _ = write!(text, "{}", self.id);
-        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+        self.id.header()
     }
 
     /// Closes it when the result is dropped.
@@ -147,5 +156,18 @@ impl Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         self.shared.observe(&self.record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_written_alike_in_headers_and_lines() {
+        for (worker, count) in [(0, 0), (1, 2), (0xfedc_ba98_7654_3210, 0x0123_4567), (u64::MAX, u32::MAX)] {
+            let id = RequestId { worker, count };
+            assert_eq!(id.header(), id.to_string());
+        }
     }
 }
