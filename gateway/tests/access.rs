@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[path = "access/issuer.rs"]
 mod issuer;
 
+/// Names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// A gateway in front of a service that answers with what it was sent.
 struct Stage {
     running: Running,
@@ -132,7 +135,7 @@ async fn callers_are_told_what_they_lack() {
     let lacks_key = "ApiKey realm=\"api\", error=\"insufficient_scope\", scope=\"write\"";
     let lacks = "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"write a b\"";
     let auth = "authorization";
-    let table: &[(&str, &[(&str, &str)], u16, &str)] = &[
+    let table: &[(&str, Headers<'_>, u16, &str)] = &[
         ("/keys", &[], 401, key),
         ("/keys", &[("x-api-key", "wrong")], 401, key),
         ("/keys", &[(auth, &good)], 401, key),
@@ -245,7 +248,7 @@ async fn limits_count_by_what_they_are_told() {
         (token(json!({"sub": "y", "tenant": "a"})), token(json!({"sub": "y", "tenant": "b"})));
     let auth = "authorization";
     // Each of these has a budget of two of its own.
-    let table: &[(&str, &[&[(&str, &str)]])] = &[
+    let table: &[(&str, &[Headers<'_>])] = &[
         ("/consumer", &[&[("x-api-key", "ann-key")]]),
         ("/consumer", &[&[("x-api-key", "bob-key")]]),
         // An issuer's ann is another one.
