@@ -27,6 +27,7 @@ use tokio::{
 };
 
 const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n";
+const WARM: &[u8] = b"GET /warm HTTP/1.1\r\nHost: a.example\r\n\r\n";
 
 /// What one client saw.
 #[derive(Default)]
@@ -34,6 +35,21 @@ struct Seen {
     admitted: Vec<(u64, u64)>,
     refused: u64,
     failures: Vec<String>,
+}
+
+/// The first request that the limit meets, alone and on warm connections, so that its moment is well known.
+async fn first(address: SocketAddr) -> (u64, u64) {
+    let (mut stream, mut got) = (TcpStream::connect(address).await.unwrap(), Vec::new());
+    let mut times = (0, 0);
+    for request in [WARM, WARM, GET] {
+        got.clear();
+        let sent = now_ns();
+        stream.write_all(request).await.unwrap();
+        while !is_whole(&got) && stream.read_buf(&mut got).await.unwrap() > 0 {}
+        times = (sent, now_ns());
+        assert!(got.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&got));
+    }
+    times
 }
 
 /// Requests without a pause on one connection. Admitted ones with the times before they were sent and after the
@@ -103,16 +119,21 @@ async fn limit_is_exact(seconds: u64) {
     const RATE: f64 = 300.0;
     const BURST: f64 = 100.0;
     let rates = "workers: 8\nrates: { one: { rate: 300/s, burst: 100, key: all } }";
-    let text = configuration(rates, "name: x, rates: [one]", service().await);
+    let text = configuration(rates, "name: x, rates: [one]", service().await).replace(
+        "routes: [",
+        "routes: [{ name: warm, path: /warm, authenticate: [anonymous], upstream: all }, ",
+    );
     let document = config::parse(&text).unwrap_or_else(|finding| panic!("{finding}"));
     let context = Context { directory: Path::new("."), previous: None };
     let (snapshot, _) = compile::compile(&document, context).unwrap_or_else(|findings| panic!("{findings}"));
     let running = Running::start(snapshot).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    let first = first(running.addresses[0]).await;
     let clients = clients(running.addresses[0], &stop);
     sleep(Duration::from_secs(seconds)).await;
     stop.store(true, Relaxed);
-    let seen = gather(clients).await;
+    let mut seen = gather(clients).await;
+    seen.admitted.push(first);
     assert_eq!(seen.failures, [""; 0]);
     let sent = || seen.admitted.iter().map(|(sent, _)| *sent);
     let answered = || seen.admitted.iter().map(|(_, answered)| *answered);
