@@ -127,6 +127,7 @@ async fn callers_are_told_what_they_lack() {
     stage.ready().await;
     let good = signer.bearer(&json!({"sub": "eve", "scope": "write"}));
     let able = signer.bearer(&json!({"sub": "eve", "scope": "write b"}));
+    let huge = signer.bearer(&json!({"sub": "eve", "pad": "x".repeat(7 << 10)}));
     let late = signer.bearer(&json!({"exp": 1}));
     let forged = Signer::new("one").bearer(&json!({}));
     let (key, bearer) = ("ApiKey realm=\"api\", header=\"x-api-key\"", "Bearer realm=\"api\"");
@@ -147,6 +148,8 @@ async fn callers_are_told_what_they_lack() {
         ("/tokens", &[(auth, &forged)], 401, invalid),
         ("/tokens", &[(auth, &late)], 401, invalid),
         ("/tokens", &[(auth, "Bearer nonsense")], 401, invalid),
+        // Signed as it should be, and larger than a token may be (8 KiB).
+        ("/tokens", &[(auth, &huge)], 401, invalid),
         ("/tokens", &[(auth, &good)], 200, ""),
         ("/both", &[], 401, &both),
         ("/both", &[(auth, &forged)], 401, &both_invalid),
