@@ -36,7 +36,6 @@ use crate::{
     error::Refusal,
     record::Record,
     route::Routed,
-    snapshot::Snapshot,
 };
 use api_key::{ApiKeys, KeyError};
 use issuer::{Draft, Issuer};
@@ -117,11 +116,7 @@ pub struct Authenticated {
 ///
 /// # Errors
 /// [`Refusal::Unauthenticated`].
-pub async fn authenticate(
-    _snapshot: &Snapshot,
-    routed: Routed,
-    record: &mut Record,
-) -> Result<Authenticated, Refusal> {
+pub async fn authenticate(routed: Routed, record: &mut Record) -> Result<Authenticated, Refusal> {
     let ways = &routed.route.ways;
     let now = Now { ns: clock::since_origin(record.begun), s: unix_s() };
     ways.hide_credential(&mut record.uri);

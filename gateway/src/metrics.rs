@@ -24,7 +24,7 @@ const BUCKETS_US: [u64; 15] = [
 ];
 
 /// Every word that [`Record::reason`] may be, but for a last one that stands for what was forgotten here.
-const REASONS: [&str; 31] = [
+const REASONS: [&str; 29] = [
     "malformed",
     "path",
     "overloaded",
@@ -48,13 +48,11 @@ const REASONS: [&str; 31] = [
     "not_json",
     "not_object",
     "step_failed",
-    "upgrade",
     "collision",
     "internal",
     "answer_broke_off",
     "answer_stalled",
     "partial",
-    "client_gone",
     "other",
 ];
 

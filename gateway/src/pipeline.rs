@@ -50,7 +50,7 @@ async fn serve(
 ) -> Result<Response<Body>, Refusal> {
     let received = admit(snapshot, peer, request)?;
     let routed = route(snapshot, received, record)?;
-    let authenticated = authenticate(snapshot, routed, record).await?;
+    let authenticated = authenticate(routed, record).await?;
     let permitted = authorise(authenticated)?;
     let admitted = limit(permitted, record)?;
     let mut ready = transform::request(admitted, record).await?;

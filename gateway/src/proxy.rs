@@ -22,7 +22,8 @@ pub async fn proxy(
     ready: &mut Ready,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
-    let Ready { admitted, message, fate, deadline } = ready;
+    let Ready { admitted, message, deadline } = ready;
+    let fate = message.body.fate();
     let id = record.id;
     let again = || transform::outgoing_head(admitted, id.header()).ok();
     match upstream.call(&admitted.permit, message, &again, *deadline).await {

@@ -90,20 +90,25 @@ impl RequestId {
 }
 
 impl RequestId {
-    /// As a header's value: 24 hexadecimal digits.
+    /// As a header's value.
     pub fn header(self) -> HeaderValue {
-        let mut text = [0; 24];
+        HeaderValue::from_bytes(&self.digits()).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// 24 hexadecimal digits: the worker's 16, the count's 8.
+    fn digits(self) -> [u8; 24] {
         let number = (u128::from(self.worker) << 32) | u128::from(self.count);
+        let mut text = [0; 24];
         for (index, digit) in text.iter_mut().rev().enumerate() {
             *digit = b"0123456789abcdef"[(number >> (4 * index)) as usize & 15];
         }
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+        text
     }
 }
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{:016x}{:08x}", self.worker, self.count)
+        f.write_str(&String::from_utf8_lossy(&self.digits()))
     }
 }
 
@@ -168,6 +173,7 @@ mod tests {
         for (worker, count) in [(0, 0), (1, 2), (0xfedc_ba98_7654_3210, 0x0123_4567), (u64::MAX, u32::MAX)] {
             let id = RequestId { worker, count };
             assert_eq!(id.header(), id.to_string());
+            assert_eq!(id.to_string(), format!("{worker:016x}{count:08x}"));
         }
     }
 }

@@ -11,8 +11,6 @@
 pub mod headers;
 pub mod template;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, Uri,
@@ -32,7 +30,7 @@ use crate::{
     pipeline::ClientBody,
     record::Record,
     snapshot::{Action, Route},
-    upstream::{Head, Message, Outgoing, outgoing::Fate},
+    upstream::{Head, Message, Outgoing},
 };
 use headers::HeaderChanges;
 use template::Template;
@@ -77,8 +75,6 @@ pub struct Ready {
     pub admitted: Admitted,
     /// What one service is sent, until it is. For a composition: the headers that every step sends.
     pub message: Message,
-    /// What became of a body that is streamed.
-    pub fate: Option<Arc<Fate>>,
     /// When the answer must begin.
     pub deadline: Instant,
 }
@@ -92,16 +88,16 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
     let deadline = Instant::from_std(record.begun) + route.timeout;
     let mut head = outgoing_head(&admitted, record.request_id())?;
     let client_body = std::mem::take(&mut admitted.routed.request.body);
-    let (body, fate) = match (&route.action, &route.request.json) {
-        (Action::Compose(_), _) => (Outgoing::Empty, None),
+    let body = match (&route.action, &route.request.json) {
+        (Action::Compose(_), _) => Outgoing::Empty,
         (Action::Proxy(_), None) => streamed(client_body, route.body_bytes)?,
         (Action::Proxy(_), Some(reshape)) => {
             let bytes = Box::pin(reshaped_request(client_body, reshape, &route, deadline)).await?;
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-            (Outgoing::full(bytes), None)
+            Outgoing::full(bytes)
         }
     };
-    Ok(Ready { admitted, message: Message { head, body }, fate, deadline })
+    Ok(Ready { admitted, message: Message { head, body }, deadline })
 }
 
 /// What one service is sent but for the body; for a composition, the headers that every step sends.
@@ -172,16 +168,15 @@ fn target(request: &Received, route: &Route, values: &template::Values<'_>) -> R
     PathAndQuery::try_from(target).map(Uri::from).map_err(|_| Refusal::Internal)
 }
 
-fn streamed(body: ClientBody, limit: u64) -> Result<(Outgoing, Option<Arc<Fate>>), Refusal> {
+fn streamed(body: ClientBody, limit: u64) -> Result<Outgoing, Refusal> {
     use http_body::Body as _;
     if body.is_end_stream() {
-        return Ok((Outgoing::Empty, None));
+        return Ok(Outgoing::Empty);
     }
     if body.size_hint().lower() > limit {
         return Err(Refusal::BodyTooLarge { limit });
     }
-    let (outgoing, fate) = Outgoing::client(body, limit);
-    Ok((outgoing, Some(fate)))
+    Ok(Outgoing::client(body, limit))
 }
 
 async fn reshaped_request(

@@ -163,7 +163,7 @@ impl Upstream {
     ) -> Result<Answer, CallFailed> {
         let mut tried = None;
         let fate = message.body.fate();
-        match timeout_at(deadline, self.attempts(message, again, &mut tried)).await {
+        match timeout_at(deadline, self.attempts(message, again, fate.as_deref(), &mut tried)).await {
             Ok(result) => result,
             Err(_) => {
                 if let Some(endpoint) = tried.as_ref().filter(|_| was_sent(fate.as_deref())) {
@@ -178,9 +178,9 @@ impl Upstream {
         self: &Arc<Self>,
         message: &mut Message,
         again: Again<'_>,
+        fate: Option<&Fate>,
         tried: &mut Option<Arc<Endpoint>>,
     ) -> Result<Answer, CallFailed> {
-        let fate = message.body.fate();
         let repeatable = message.body.is_empty() && message.head.method.is_idempotent();
         let mut last = UpstreamError::NoEndpoint;
         for attempt in 0..TRIES_MAX {
@@ -216,7 +216,7 @@ impl Upstream {
                     message.head = head;
                 }
                 Some(error) => {
-                    if was_sent(fate.as_deref()) {
+                    if was_sent(fate) {
                         endpoint.failed(&self.ejection);
                     }
                     return Err(CallFailed { error, endpoint: Some(endpoint) });

@@ -2,12 +2,11 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::{
     http,
@@ -52,9 +51,7 @@ impl Gateway {
 
     /// Whether it has ended, well.
     pub fn has_ended(&mut self) -> Result<bool> {
-        let Some(status) = self.process.ended()? else { return Ok(false) };
-        ensure!(status.success(), "a gateway ended with {status}: {}", self.process.log_tail());
-        Ok(true)
+        self.process.ended_well()
     }
 
     /// SIGKILL: what a crash is.
@@ -85,10 +82,5 @@ fn prepare(directory: &Path, name: &str, file: &Path, further: &[(&str, String)]
 }
 
 fn is_ready(namespace: &Namespace) -> Result<()> {
-    namespace.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let target = SocketAddr::from(([127, 0, 0, 1], PORT));
-        runtime.block_on(http::get(target, "/healthz", ANSWER_LIMIT))?;
-        Ok(())
-    })?
+    http::get_at_home(namespace, PORT, "/healthz", ANSWER_LIMIT).map(drop)
 }

@@ -16,6 +16,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
+use crate::netns::Namespace;
+
 /// The header in which a server says its name.
 pub const SERVER_HEADER: &str = "x-server";
 /// The header in which a gateway says its own: what a client's connection leads to, whoever answers behind it.
@@ -163,6 +165,15 @@ impl Connection {
 /// One GET on a connection of its own.
 pub async fn get(target: SocketAddr, path: &str, limit: Duration) -> Result<Answer, Failure> {
     Connection::open(target, limit).await?.get(path).await
+}
+
+/// One GET to a port of the namespace's own host.
+pub fn get_at_home(namespace: &Namespace, port: u16, path: &str, limit: Duration) -> anyhow::Result<Answer> {
+    let target = SocketAddr::from(([127, 0, 0, 1], port));
+    namespace.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(get(target, path, limit))?)
+    })?
 }
 
 async fn read(response: Response<Incoming>) -> Result<Answer, (FailureKind, String)> {

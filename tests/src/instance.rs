@@ -1,12 +1,11 @@
 //! `story_server`: one instance of a service, in a namespace of its own.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::{
     http,
@@ -45,9 +44,7 @@ impl Instance {
 
     /// Whether it has ended, well.
     pub fn has_ended(&mut self) -> Result<bool> {
-        let Some(status) = self.process.ended()? else { return Ok(false) };
-        ensure!(status.success(), "an instance ended with {status}: {}", self.process.log_tail());
-        Ok(true)
+        self.process.ended_well()
     }
 
     /// SIGKILL: what a crash is.
@@ -63,10 +60,6 @@ pub fn journal(directory: &Path, name: &str) -> PathBuf {
 
 /// How many requests the instance in this namespace answered, asked on its own host.
 pub fn served(namespace: &Namespace) -> Result<u64> {
-    let answer = namespace.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let target = SocketAddr::from(([127, 0, 0, 1], PORT));
-        Ok::<_, anyhow::Error>(runtime.block_on(http::get(target, "/served", START_LIMIT))?)
-    })??;
+    let answer = http::get_at_home(namespace, PORT, "/served", START_LIMIT)?;
     std::str::from_utf8(&answer.body)?.parse().context("a number")
 }

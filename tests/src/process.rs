@@ -63,6 +63,15 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// Whether it ended, without waiting; an error, with its log, if it did not end well.
+    pub fn ended_well(&mut self) -> Result<bool> {
+        match self.ended()? {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => bail!("{} ended with {}: {}", self.name, describe(status), self.log_tail()),
+        }
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("{} ends", self.name);

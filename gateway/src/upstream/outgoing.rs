@@ -49,10 +49,9 @@ const COMPLETE: u8 = 3;
 pub struct BodyEnded;
 
 impl Outgoing {
-    /// The client's body, of at most `limit` bytes, and its fate.
-    pub fn client(body: ClientBody, limit: u64) -> (Self, Arc<Fate>) {
-        let fate = Arc::new(Fate::default());
-        (Self::Client(Box::new(Streamed { body, left: limit, fate: fate.clone() })), fate)
+    /// The client's body, of at most `limit` bytes.
+    pub fn client(body: ClientBody, limit: u64) -> Self {
+        Self::Client(Box::new(Streamed { body, left: limit, fate: Arc::default() }))
     }
 
     /// Bytes at hand.
