@@ -40,7 +40,8 @@ struct Seen {
 /// Spends the burst, one request after another on a warm connection. Times before each was sent and after its answer,
 /// ns; the last one is the first that was refused.
 async fn spend_burst(address: SocketAddr) -> Vec<(u64, u64)> {
-    let (mut stream, mut got, mut times) = (TcpStream::connect(address).await.unwrap(), Vec::new(), Vec::new());
+    let (mut stream, mut got, mut times) =
+        (TcpStream::connect(address).await.unwrap(), Vec::new(), Vec::new());
     for request in [WARM, WARM].into_iter().chain(std::iter::repeat(GET)) {
         got.clear();
         let sent = now_ns();

@@ -60,7 +60,7 @@ pub struct Backend {
     /// Its port; equal to the service's in the modes that do not rewrite it.
     pub port: Port,
     /// Zero.
-    pub reserved: [u16; 13],
+    pub reserved: [u16; 15],
 }
 
 impl Backend {

@@ -1,6 +1,6 @@
 //! Remembered flows.
 
-use crate::{Address, BackendId, Port};
+use crate::{Address, BackendId, Port, limits};
 
 /// A flow as the client sends it. Forty bytes without implicit padding.
 #[repr(C)]
@@ -31,16 +31,65 @@ pub struct Flow {
     seen: u64,
 }
 
-const CLOSED: u64 = 1 << 32;
+/// How far a remembered flow has come, as far as its client's packets tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowState {
+    /// TCP: a SYN, and nothing after it.
+    Opening,
+    /// TCP: more than a SYN; UDP always.
+    Established,
+    /// TCP: FIN seen. The other direction may go on for long.
+    Closing,
+    /// TCP: RST seen.
+    Reset,
+}
+
+const STATE_SHIFT: u32 = 32;
+
+impl FlowState {
+    const fn bits(self) -> u64 {
+        match self {
+            Self::Opening => 0,
+            Self::Established => 1,
+            Self::Closing => 2,
+            Self::Reset => 3,
+        }
+    }
+
+    const fn from_bits(bits: u64) -> Self {
+        match bits & 3 {
+            0 => Self::Opening,
+            1 => Self::Established,
+            2 => Self::Closing,
+            _ => Self::Reset,
+        }
+    }
+
+    /// Whether the client's next SYN opens another flow.
+    #[inline(always)]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Closing | Self::Reset)
+    }
+
+    /// Seconds without a packet after which a flow in this state is forgotten; `idle_seconds` is the service's
+    /// timeout of established ones, and an upper bound of the others.
+    #[inline(always)]
+    pub const fn timeout_seconds(self, idle_seconds: u32) -> u32 {
+        let own = match self {
+            Self::Opening => limits::OPENING_SECONDS,
+            Self::Established => idle_seconds,
+            Self::Closing => limits::CLOSING_SECONDS,
+            Self::Reset => limits::RESET_SECONDS,
+        };
+        if own < idle_seconds { own } else { idle_seconds }
+    }
+}
 
 impl Flow {
     /// A flow of `backend` whose packet was seen in second `now` of the monotonic clock.
     #[inline(always)]
-    pub const fn new(backend: BackendId, tag: u32, now: u32, closed: bool) -> Self {
-        Self {
-            owner: backend.0 as u64 | (tag as u64) << 32,
-            seen: now as u64 | if closed { CLOSED } else { 0 },
-        }
+    pub const fn new(backend: BackendId, tag: u32, now: u32, state: FlowState) -> Self {
+        Self { owner: backend.0 as u64 | (tag as u64) << 32, seen: now as u64 | state.bits() << STATE_SHIFT }
     }
 
     /// From the two words in the map.
@@ -73,10 +122,10 @@ impl Flow {
         self.seen as u32
     }
 
-    /// Whether the client has sent FIN or RST: its next SYN opens another flow.
+    /// See [`FlowState`].
     #[inline(always)]
-    pub const fn closed(self) -> bool {
-        self.seen & CLOSED != 0
+    pub const fn state(self) -> FlowState {
+        FlowState::from_bits(self.seen >> STATE_SHIFT)
     }
 
     /// Seconds since its last packet; zero where another CPU saw one in a later second.

@@ -12,7 +12,13 @@
 //! | [`FlowKey`] → [`Flow`] | `FLOWS` | program; the controller only deletes | both |
 //! | [`Counters`] | `SERVICE_COUNTERS`, `BACKEND_COUNTERS` | program, per CPU | controller |
 //! | `u64` by [`Reason`] | `REASON_COUNTERS` | program, per CPU | controller |
-//! | [`Settings`] | `SETTINGS` | controller | program: hash keys |
+//! | [`Settings`] | `SETTINGS` | controller | program: hash keys, tunnels, the pool of `full-nat` |
+//! | ([`WideKey`], prefix) → [`Wide`] | `WIDE` | controller | program: services of several ports or addresses |
+//! | [`FlowKey`] → [`Translation`] | `TRANSLATIONS` | program; the controller only deletes | both: `full-nat` |
+//! | [`Address`] by index | `POOL` | controller | program: the balancer's addresses in `full-nat` |
+//! | [`FragmentKey`] → [`FragmentWay`] | `FRAGMENTS` | program | program |
+//! | [`QuicKey`] → `u32` | `QUIC_SERVERS` | controller | program: backends by the server id in connection ids |
+//! | [`Answers`] | `ANSWERS` | program, per CPU | program: ICMP errors sent in this second |
 //!
 //! Invariant: this crate depends on nothing (aya's `Pod` behind the feature `user`), contains nothing that
 //! can fail, and every struct that stands in a map has no implicit padding.
@@ -21,21 +27,36 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 // `pod` holds the one exception: `unsafe impl Pod`.
 
+mod answers;
 mod backend;
+mod features;
 mod flow;
+mod fragment;
 pub mod hash;
 pub mod limits;
 mod network_order;
 #[cfg(feature = "user")]
 mod pod;
+mod quic;
 mod reason;
 mod service;
 mod slot;
+mod translation;
+mod wide;
 
+pub use answers::Answers;
 pub use backend::{Backend, BackendId, BackendState, Interface, NextHop};
-pub use flow::{Flow, FlowKey};
+pub use features::Features;
+pub use flow::{Flow, FlowKey, FlowState};
+pub use fragment::{FragmentKey, FragmentWay};
 pub use hash::HashKeys;
 pub use network_order::{Address, Mac, Port};
+pub use quic::{QuicKey, QuicScheme};
 pub use reason::Reason;
-pub use service::{Counters, Mode, Protocol, Reply, Service, ServiceKey, Settings, Tracking, VirtualAddress};
+pub use service::{
+    Counters, FragmentPolicy, Mode, Protocol, Reply, Service, ServiceKey, ServiceSettings, Settings,
+    Tracking, VirtualAddress,
+};
 pub use slot::{Slot, SlotState};
+pub use translation::Translation;
+pub use wide::{PortRange, Wide, WideKey};

@@ -2,7 +2,7 @@
 //! lower or raise when it creates the map; the layout version names the pin directory.
 
 /// Raised whenever a struct of this crate, a map's type or the meaning of a field changes.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Services (address, port, protocol). A hash entry takes about 100 bytes: 1.6 MiB.
 pub const SERVICES: u32 = 16_384;
@@ -20,6 +20,29 @@ pub const INTERFACES: u32 = 64;
 pub const VIPS: u32 = SERVICES;
 /// Addresses of the balancer itself.
 pub const LOCALS: u32 = 1_024;
+
+/// Translated flows of `full-nat`, two entries each. Key 40, value 56, 64 of the kernel's: 160 bytes, 80 MiB.
+pub const TRANSLATIONS: u32 = 524_288;
+/// Packets of which a first fragment was seen lately; the oldest makes room. Key 40, value 48: 11 MiB.
+pub const FRAGMENTS: u32 = 65_536;
+/// Networks of wide services.
+pub const WIDE: u32 = 4_096;
+/// Servers named by QUIC connection ids.
+pub const QUIC_SERVERS: u32 = BACKENDS;
+/// Addresses of one family in the pool of `full-nat`; a power of two.
+pub const POOL_ADDRESSES: u32 = 16;
+/// Programs after the first.
+pub const PROGRAMS: u32 = 2;
+
+/// A TCP flow of which nothing but SYNs was seen is forgotten after so long: the server gives up after five
+/// retries, 63 s, but the client's ACK comes within a round trip.
+pub const OPENING_SECONDS: u32 = 60;
+/// After a FIN: what nf_conntrack grants the wait for the other side's.
+pub const CLOSING_SECONDS: u32 = 120;
+/// After a RST nothing is due.
+pub const RESET_SECONDS: u32 = 10;
+/// The first fragment of a packet is remembered for so long: the reassembly timeout of Linux.
+pub const FRAGMENT_SECONDS: u32 = 30;
 
 /// The smallest and the largest table of one service; powers of two.
 pub const TABLE_SLOTS_MIN: u32 = 1_024;
@@ -45,8 +68,15 @@ pub mod maps {
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const SETTINGS: &str = "SETTINGS";
+    pub const TRANSLATIONS: &str = "TRANSLATIONS";
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    pub const WIDE: &str = "WIDE";
+    pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
+    pub const POOL: &str = "POOL";
+    pub const ANSWERS: &str = "ANSWERS";
+    pub const PROGRAMS: &str = "PROGRAMS";
     /// Every map, in the order in which they are pinned.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 19] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -59,5 +89,12 @@ pub mod maps {
         BACKEND_COUNTERS,
         REASON_COUNTERS,
         SETTINGS,
+        TRANSLATIONS,
+        FRAGMENTS,
+        WIDE,
+        QUIC_SERVERS,
+        POOL,
+        ANSWERS,
+        PROGRAMS,
     ];
 }

@@ -40,6 +40,19 @@ impl Address {
         self.words[3]
     }
 
+    /// The address with all but the first `bits` of its 128 at zero.
+    pub const fn network(&self, bits: u8) -> Self {
+        let mut words = self.words;
+        let mut index = 0;
+        while index < 4 {
+            let kept = (bits as u32).saturating_sub(32 * index as u32);
+            let mask = if kept >= 32 { u32::MAX } else { !(u32::MAX >> kept) };
+            words[index] &= mask.to_be();
+            index += 1;
+        }
+        Self { words }
+    }
+
     /// Whether this is an IPv4 address in its mapped form.
     #[inline(always)]
     pub const fn is_ipv4(&self) -> bool {

@@ -1,8 +1,8 @@
 //! Every `aya::Pod` of the contract, each with its reason.
 
 use crate::{
-    Address, Backend, Counters, Flow, FlowKey, Interface, Reply, Service, ServiceKey, Settings,
-    VirtualAddress,
+    Address, Answers, Backend, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface,
+    QuicKey, Reply, Service, ServiceKey, Settings, Translation, VirtualAddress, Wide, WideKey,
 };
 
 macro_rules! pods {
@@ -17,6 +17,7 @@ macro_rules! pods {
 }
 
 pods! {
-    Address = 16, Backend = 64, Counters = 32, Flow = 16, FlowKey = 40, Interface = 16, Reply = 32,
-    Service = 16, ServiceKey = 20, Settings = 16, VirtualAddress = 8,
+    Address = 16, Answers = 8, Backend = 64, Counters = 32, Features = 4, Flow = 16, FlowKey = 40, FragmentKey = 40,
+    FragmentWay = 48, Interface = 16, QuicKey = 16, Reply = 32, Service = 24, ServiceKey = 20, Settings = 72,
+    Translation = 56, VirtualAddress = 16, Wide = 52, WideKey = 20,
 }

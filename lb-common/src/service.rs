@@ -1,6 +1,6 @@
 //! Services, the sources of their replies, and what is counted of them.
 
-use crate::{Address, BackendId, HashKeys, Port};
+use crate::{Address, BackendId, HashKeys, Port, PortRange, QuicScheme};
 
 /// The protocols that are balanced, by their IP protocol number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -34,8 +34,9 @@ pub struct ServiceKey {
     pub port: Port,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 0: exactly this address and port. Else one more than the bits of the prefix that `address` is, of 128, and
+    /// `port` is the first of a range: see [`crate::Wide`].
+    pub width: u8,
 }
 
 /// How packets get to a backend.
@@ -43,8 +44,75 @@ pub struct ServiceKey {
 pub enum Mode {
     /// Destination address and port are rewritten; replies come back through the balancer.
     Nat,
+    /// Source and destination are rewritten; replies come back to the balancer's own address.
+    FullNat,
     /// Only the destination MAC is rewritten; the backend owns the virtual address and answers the client itself.
     DsrL2,
+    /// Within IP (RFC 2003, RFC 2473, RFC 4213); the backend takes it out and answers the client itself.
+    DsrIpip,
+    /// Within UDP (draft-ietf-intarea-gue, variant 1), likewise.
+    DsrGue,
+}
+
+impl Mode {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Nat => 0,
+            Self::DsrL2 => 1,
+            Self::DsrIpip => 2,
+            Self::DsrGue => 3,
+            Self::FullNat => 4,
+        }
+    }
+
+    #[inline(always)]
+    const fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Nat,
+            1 => Self::DsrL2,
+            2 => Self::DsrIpip,
+            3 => Self::DsrGue,
+            _ => Self::FullNat,
+        }
+    }
+
+    /// Whether the backend sees the virtual address and port.
+    pub const fn keeps_destination(self) -> bool {
+        matches!(self, Self::DsrL2 | Self::DsrIpip | Self::DsrGue)
+    }
+}
+
+/// What happens to fragments of which no first one was seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FragmentPolicy {
+    /// They are dropped and counted.
+    #[default]
+    Drop,
+    /// They are left to the stack.
+    Pass,
+    /// They go by addresses alone, and so does every packet of the service, or its fragments would go elsewhere.
+    ByAddress,
+}
+
+impl FragmentPolicy {
+    /// The byte in an entry.
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::Drop => 0,
+            Self::Pass => 1,
+            Self::ByAddress => 2,
+        }
+    }
+
+    /// From the byte in an entry.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Pass,
+            2 => Self::ByAddress,
+            _ => Self::Drop,
+        }
+    }
 }
 
 /// What a service remembers of its flows.
@@ -68,45 +136,96 @@ pub struct Service {
     pub slots_shift: u8,
     mode: u8,
     tracking: u8,
-    reserved: u8,
+    quic: u8,
     /// A remembered flow without a packet for longer than this is forgotten.
     pub flow_idle_seconds: u32,
+    /// TCP: the largest segment that a SYN may announce, bytes, host order; 0 leaves it as it is.
+    pub mss: u16,
+    /// QUIC: bytes of a server id, 1 to 8.
+    pub quic_server_id_len: u8,
+    /// QUIC: the configuration id that QUIC-LB connection ids begin with, 0 to 6.
+    pub quic_config: u8,
+    by_address: u8,
+    reserved: [u8; 3],
+}
+
+/// The parts of a [`Service`] that configuration decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceSettings {
+    /// See [`Mode`].
+    pub mode: Mode,
+    /// See [`Tracking`].
+    pub tracking: Tracking,
+    /// See [`Service::flow_idle_seconds`].
+    pub flow_idle_seconds: u32,
+    /// See [`Service::by_address`].
+    pub by_address: bool,
+    /// See [`Service::mss`].
+    pub mss: u16,
+    /// See [`QuicScheme`].
+    pub quic: QuicScheme,
+    /// See [`Service::quic_server_id_len`].
+    pub quic_server_id_len: u8,
+    /// See [`Service::quic_config`].
+    pub quic_config: u8,
+}
+
+impl ServiceSettings {
+    /// A mode and what it remembers; the rest off.
+    pub const fn new(mode: Mode, tracking: Tracking, flow_idle_seconds: u32) -> Self {
+        Self {
+            mode,
+            tracking,
+            flow_idle_seconds,
+            by_address: false,
+            mss: 0,
+            quic: QuicScheme::None,
+            quic_server_id_len: 0,
+            quic_config: 0,
+        }
+    }
 }
 
 impl Service {
     /// An entry of these parts; `slots` is a power of two of at least 2.
-    pub const fn new(
-        id: u32,
-        slots_start: u32,
-        slots: u32,
-        mode: Mode,
-        tracking: Tracking,
-        flow_idle_seconds: u32,
-    ) -> Self {
+    pub const fn new(id: u32, slots_start: u32, slots: u32, settings: ServiceSettings) -> Self {
         Self {
             id,
             slots_start,
             slots_shift: (32 - slots.trailing_zeros()) as u8,
-            mode: match mode {
-                Mode::Nat => 0,
-                Mode::DsrL2 => 1,
-            },
-            tracking: match tracking {
+            mode: settings.mode.byte(),
+            tracking: match settings.tracking {
                 Tracking::OnChange => 0,
                 Tracking::Connectionless => 1,
             },
-            reserved: 0,
-            flow_idle_seconds,
+            quic: settings.quic.byte(),
+            flow_idle_seconds: settings.flow_idle_seconds,
+            mss: settings.mss,
+            quic_server_id_len: settings.quic_server_id_len,
+            quic_config: settings.quic_config,
+            by_address: settings.by_address as u8,
+            reserved: [0; 3],
+        }
+    }
+
+    /// The parts that configuration decides.
+    pub const fn settings(&self) -> ServiceSettings {
+        ServiceSettings {
+            mode: self.mode(),
+            tracking: self.tracking(),
+            flow_idle_seconds: self.flow_idle_seconds,
+            by_address: self.by_address(),
+            mss: self.mss,
+            quic: self.quic(),
+            quic_server_id_len: self.quic_server_id_len,
+            quic_config: self.quic_config,
         }
     }
 
     /// See [`Mode`].
     #[inline(always)]
     pub const fn mode(&self) -> Mode {
-        match self.mode {
-            0 => Mode::Nat,
-            _ => Mode::DsrL2,
-        }
+        Mode::from_byte(self.mode)
     }
 
     /// See [`Tracking`].
@@ -116,6 +235,18 @@ impl Service {
             0 => Tracking::OnChange,
             _ => Tracking::Connectionless,
         }
+    }
+
+    /// Whether its flows go by addresses alone: ports are taken for zero.
+    #[inline(always)]
+    pub const fn by_address(&self) -> bool {
+        self.by_address != 0
+    }
+
+    /// See [`QuicScheme`].
+    #[inline(always)]
+    pub const fn quic(&self) -> QuicScheme {
+        QuicScheme::from_byte(self.quic)
     }
 
     /// How many slots its table has.
@@ -140,27 +271,68 @@ pub struct Reply {
     pub backend: u32,
     /// The number of its service.
     pub service: u32,
-    /// The service's port.
+    /// The service's port; 0: the backend's ports are the service's.
     pub port: Port,
-    /// Zero.
-    pub reserved: [u16; 3],
+    /// TCP: as [`Service::mss`].
+    pub mss: u16,
+    /// Where `port` is 0: the service's ports.
+    pub ports: PortRange,
 }
 
 impl Reply {
     /// A reply of `backend` in the name of `vip`:`port`.
-    pub const fn new(vip: Address, port: Port, backend: BackendId, service: u32) -> Self {
-        Self { vip, backend: backend.0, service, port, reserved: [0; 3] }
+    pub const fn new(vip: Address, port: Port, backend: BackendId, service: u32, mss: u16) -> Self {
+        Self { vip, backend: backend.0, service, port, mss, ports: PortRange { first: 0, last: 0 } }
+    }
+
+    /// A reply of `backend` in the name of `vip`, from any of these ports and with its port as it is.
+    pub const fn of_range(
+        vip: Address,
+        ports: PortRange,
+        backend: BackendId,
+        service: u32,
+        mss: u16,
+    ) -> Self {
+        Self { vip, backend: backend.0, service, port: Port::new(0), mss, ports }
     }
 }
 
-/// A virtual address.
+/// A virtual address, or an address of the `full-nat` pool.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VirtualAddress {
-    /// 1: the program answers ARP for it.
-    pub answer_arp: u32,
+    /// 1: the program answers ARP and neighbour solicitations for it.
+    pub answer_arp: u8,
+    /// 1: the program answers echo requests to it.
+    pub answer_echo: u8,
+    /// [`FragmentPolicy`] of its TCP and UDP services.
+    pub fragments: [u8; 2],
     /// How many services use it.
     pub services: u32,
+    /// Where [`FragmentPolicy::ByAddress`]: the port of the one TCP and the one UDP service.
+    pub by_address: [Port; 2],
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl VirtualAddress {
+    /// The policy of a protocol's fragments.
+    #[inline(always)]
+    pub const fn fragment_policy(&self, protocol: Protocol) -> FragmentPolicy {
+        FragmentPolicy::from_byte(match protocol {
+            Protocol::Tcp => self.fragments[0],
+            Protocol::Udp => self.fragments[1],
+        })
+    }
+
+    /// The port of the service that fragments go to by address.
+    #[inline(always)]
+    pub const fn by_address_port(&self, protocol: Protocol) -> Port {
+        match protocol {
+            Protocol::Tcp => self.by_address[0],
+            Protocol::Udp => self.by_address[1],
+        }
+    }
 }
 
 /// What is counted of a service and of a backend, per CPU.
@@ -183,7 +355,34 @@ pub struct Counters {
 pub struct Settings {
     /// Keys of the flow hash: secret, and constant for the life of the maps.
     pub hash_keys: HashKeys,
+    /// The network of tunnels' IPv4 sources; host bits are filled from the flow's hash.
+    pub tunnel_ipv4: Address,
+    /// The network of tunnels' IPv6 sources, likewise.
+    pub tunnel_ipv6: Address,
+    /// Host bits of `tunnel_ipv4`: a native word over the packet's bytes.
+    pub tunnel_ipv4_hosts: u32,
+    /// Host bits of the last word of `tunnel_ipv6`, likewise.
+    pub tunnel_ipv6_hosts: u32,
+    /// UDP port of GUE.
+    pub gue_port: Port,
+    /// `full-nat`: the lowest port of the pool, host order.
+    pub pool_first_port: u16,
+    /// `full-nat`: how many ports an address of the pool has.
+    pub pool_ports: u16,
+    /// `full-nat`: how many IPv4 addresses stand in `POOL` from index 0 on.
+    pub pool_ipv4: u8,
+    /// `full-nat`: how many IPv6 addresses stand in `POOL` from index [`crate::limits::POOL_ADDRESSES`] on.
+    pub pool_ipv6: u8,
+    /// ICMP errors that a CPU may send in a second.
+    pub answers_per_second: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () =
-    assert!(size_of::<ServiceKey>() == 20 && size_of::<Service>() == 16 && size_of::<Reply>() == 32);
+const _: () = assert!(
+    size_of::<ServiceKey>() == 20
+        && size_of::<Service>() == 24
+        && size_of::<Reply>() == 32
+        && size_of::<VirtualAddress>() == 16
+        && size_of::<Settings>() == 72
+);

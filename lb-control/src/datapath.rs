@@ -92,6 +92,8 @@ pub struct Capacity {
     pub slots: u32,
     /// Remembered flows.
     pub flows: u32,
+    /// Directions of translated flows.
+    pub translations: u32,
     /// Backend ids, id 0 included.
     pub backends: u32,
     /// Services.

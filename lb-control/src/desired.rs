@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use lb_common::{BackendState, NextHop, Port, Tracking, limits};
+use lb_common::{BackendState, FragmentPolicy, NextHop, Port, ServiceSettings, Tracking, limits};
 use tokio::sync::watch;
 
 use crate::{
@@ -233,6 +233,7 @@ pub fn target_service(
         .backends
         .iter()
         .map(|(at, backend)| TargetBackend {
+            server_id: None,
             address: address::to_map(at.ip()),
             port: Port::new(at.port()),
             weight: backend.weight,
@@ -242,9 +243,14 @@ pub fn target_service(
         .collect();
     TargetService {
         key: address::key(SocketAddr::new(service.address, service.port), service.protocol),
-        mode: service.mode,
-        tracking: if service.connectionless { Tracking::Connectionless } else { Tracking::OnChange },
-        flow_idle_seconds: service.flow_idle_seconds,
+        last_port: 0,
+        settings: ServiceSettings::new(
+            service.mode,
+            if service.connectionless { Tracking::Connectionless } else { Tracking::OnChange },
+            service.flow_idle_seconds,
+        ),
+        fragments: FragmentPolicy::Drop,
+        answer_echo: false,
         answer_arp: service.answer_arp,
         backends,
     }

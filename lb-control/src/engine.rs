@@ -390,7 +390,7 @@ struct Sweep {
 }
 
 fn service_key(tuple: &FlowKey) -> ServiceKey {
-    ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, reserved: 0 }
+    ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 }
 }
 
 fn describe(change: &Change) -> String {

@@ -239,9 +239,9 @@ impl Planner<'_> {
             address: backend.address,
             port: backend.port,
             protocol: target.key.protocol,
-            reserved: 0,
+            width: 0,
         };
-        if target.mode != Mode::Nat {
+        if target.settings.mode != Mode::Nat {
             // Deleted and made anew in another mode between two plans.
             if self.installed.replies.get(&key).is_some_and(|reply| reply.backend == id.0) {
                 self.change(Change::DeleteReply(key));
@@ -249,7 +249,7 @@ impl Planner<'_> {
             return;
         }
         let service = self.installed.backends[&id].service;
-        let reply = Reply::new(target.key.address, target.key.port, id, service);
+        let reply = Reply::new(target.key.address, target.key.port, id, service, target.settings.mss);
         if self.installed.replies.get(&key) != Some(&reply) {
             self.change(Change::PutReply(key, reply));
         }
@@ -348,7 +348,7 @@ impl Planner<'_> {
     }
 
     fn entry(&self, target: &TargetService, id: u32, start: u32, slots: u32) -> Service {
-        Service::new(id, start, slots, target.mode, target.tracking, target.flow_idle_seconds)
+        Service::new(id, start, slots, target.settings)
     }
 }
 
@@ -358,7 +358,8 @@ fn virtual_addresses(services: &[TargetService]) -> BTreeMap<Address, VirtualAdd
     for service in services {
         let entry = addresses.entry(service.key.address).or_default();
         entry.services += 1;
-        entry.answer_arp |= service.answer_arp as u32;
+        entry.answer_arp |= service.answer_arp as u8;
+        entry.answer_echo |= service.answer_echo as u8;
     }
     addresses
 }

@@ -66,7 +66,8 @@ pub fn fate(
     now_seconds: u32,
     filling_up: bool,
 ) -> Fate {
-    let ended = !serves || flow.idle_seconds(now_seconds) > idle_max_seconds + CLOCK_MARGIN_SECONDS;
+    let timeout = flow.state().timeout_seconds(idle_max_seconds);
+    let ended = !serves || flow.idle_seconds(now_seconds) > timeout + CLOCK_MARGIN_SECONDS;
     match slot.state() {
         SlotState::Settled => Fate::Delete,
         SlotState::Moving if ended && filling_up => Fate::Delete,
@@ -96,6 +97,8 @@ pub fn rest(
 
 #[cfg(test)]
 mod tests {
+    use lb_common::FlowState;
+
     use super::*;
 
     const A: BackendId = BackendId(1);
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn flows_are_forgotten_when_they_no_longer_matter() {
-        let flow = |backend, seen| Flow::new(backend, 7, seen, false);
+        let flow = |backend, seen| Flow::new(backend, 7, seen, FlowState::Established);
         let cases = [
             (Moving, flow(A, 100), true, 100, false, Fate::Keep),
             (Moving, flow(A, 10), true, 100, false, Fate::Keep),

@@ -1,7 +1,9 @@
 //! What the data plane should look like: the desired state without names, policies and health checks.
 //! Pure data; [`crate::plan`] turns (target, installed) into changes.
 
-use lb_common::{Address, BackendState, Interface, Mode, NextHop, Port, ServiceKey, Tracking};
+use lb_common::{
+    Address, BackendState, FragmentPolicy, Interface, NextHop, Port, ServiceKey, ServiceSettings, Settings,
+};
 
 /// Everything that should be installed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,6 +14,10 @@ pub struct Target {
     pub interfaces: Vec<(u16, Interface)>,
     /// The balancer's own addresses.
     pub locals: Vec<Address>,
+    /// Tunnels, the pool of `full-nat` and limits; its hash keys are ignored, they belong to the maps.
+    pub program: Settings,
+    /// IPv4 addresses of the pool of `full-nat`, then IPv6 ones, as `program` counts them.
+    pub pool: Vec<Address>,
 }
 
 /// One service.
@@ -19,14 +25,16 @@ pub struct Target {
 pub struct TargetService {
     /// Where clients reach it.
     pub key: ServiceKey,
-    /// How packets get to its backends.
-    pub mode: Mode,
-    /// What it remembers.
-    pub tracking: Tracking,
-    /// After how many seconds without a packet a remembered flow is forgotten.
-    pub flow_idle_seconds: u32,
-    /// Whether the program answers ARP for its address.
+    /// The highest port of a service of several (host order); the lowest is the key's. Only where `key.width` is not 0.
+    pub last_port: u16,
+    /// How packets get to its backends, and what is remembered of them.
+    pub settings: ServiceSettings,
+    /// What happens to fragments of which no first one was seen.
+    pub fragments: FragmentPolicy,
+    /// Whether the program answers ARP and neighbour solicitations for its address.
     pub answer_arp: bool,
+    /// Whether it answers echo requests.
+    pub answer_echo: bool,
     /// Its backends, at most one for an (address, port).
     pub backends: Vec<TargetBackend>,
 }
@@ -36,8 +44,10 @@ pub struct TargetService {
 pub struct TargetBackend {
     /// Where it is reached.
     pub address: Address,
-    /// Its port.
+    /// Its port; 0: packets keep theirs.
     pub port: Port,
+    /// Its id in QUIC connection ids.
+    pub server_id: Option<u64>,
     /// Its share of new flows relative to the others'; zero takes none.
     pub weight: u32,
     /// `Up`: in the table. `Draining`: old flows only. `Down`: nothing.

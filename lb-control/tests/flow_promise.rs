@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use lb_common::{
-    Address, BackendState, HashKeys, Interface, Mac, Mode, NextHop, Port, Protocol, Reason, ServiceKey,
-    Tracking,
+    Address, BackendState, FragmentPolicy, HashKeys, Interface, Mac, Mode, NextHop, Port, Protocol, Reason,
+    ServiceKey, ServiceSettings, Tracking,
 };
 use lb_control::{
     datapath::{Capacity, memory::MemoryDatapath},
@@ -85,7 +85,8 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64, protocol: Protocol, flow_capacity: u32, spoofed_per_second: u32) -> Self {
-        let capacity = Capacity { slots: 65_536, flows: flow_capacity, backends: 512, services: 4 };
+        let capacity =
+            Capacity { slots: 65_536, flows: flow_capacity, translations: 0, backends: 512, services: 4 };
         let datapath = MemoryDatapath::new(capacity, HashKeys([seed | 1, !seed]));
         let mut simulation = Self {
             engine: Some(Engine::adopt(datapath).expect("empty tables can be adopted")),
@@ -167,6 +168,7 @@ impl Simulation {
             .backends
             .iter()
             .map(|(&id, backend)| TargetBackend {
+                server_id: None,
                 address: backend_address(id),
                 port: Port::new(8_080),
                 weight: backend.weight,
@@ -184,11 +186,12 @@ impl Simulation {
                     address: Address::from_ipv4(VIP),
                     port: Port::new(80),
                     protocol: self.protocol as u8,
-                    reserved: 0,
+                    width: 0,
                 },
-                mode: Mode::Nat,
-                tracking: Tracking::OnChange,
-                flow_idle_seconds: IDLE_SECONDS,
+                last_port: 0,
+                settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, IDLE_SECONDS),
+                fragments: FragmentPolicy::Drop,
+                answer_echo: false,
                 answer_arp: true,
                 backends,
             }],
@@ -197,6 +200,7 @@ impl Simulation {
                 Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 },
             )],
             locals: vec![],
+            ..Target::default()
         };
         let applied = self
             .engine
@@ -275,8 +279,8 @@ impl Simulation {
     fn send(&mut self, client: u32, port: u16, kind: Tcp) -> Option<u32> {
         self.packets += 1;
         let mut packet = match self.protocol {
-            Protocol::Tcp => tcp(client, port, kind),
-            Protocol::Udp => udp(client, port),
+            Protocol::Tcp => tcp(client, port, kind).to_vec(),
+            Protocol::Udp => udp(client, port).to_vec(),
         };
         let verdict = self.engine.as_ref().expect("there is always one").datapath().process(&mut packet);
         match verdict.reason {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use lb_common::{
-    Address, BackendState, HashKeys, Interface, Mac, Mode, NextHop, Port, Reason, ServiceKey, SlotState,
-    Tracking,
+    Address, BackendState, FragmentPolicy, HashKeys, Interface, Mac, Mode, NextHop, Port, Reason, ServiceKey,
+    ServiceSettings, SlotState, Tracking,
 };
 use lb_control::{
     datapath::{Capacity, Change, Datapath as _, memory::MemoryDatapath},
@@ -13,14 +13,16 @@ use lb_control::{
     target::{Target, TargetBackend, TargetService},
 };
 
-const CAPACITY: Capacity = Capacity { slots: 262_144, flows: 200_000, backends: 1_024, services: 16 };
+const CAPACITY: Capacity =
+    Capacity { slots: 262_144, flows: 200_000, translations: 1_024, backends: 1_024, services: 16 };
 
 fn key(port: u16) -> ServiceKey {
-    ServiceKey { address: Address::from_ipv4([10, 0, 0, 1]), port: Port::new(port), protocol: 6, reserved: 0 }
+    ServiceKey { address: Address::from_ipv4([10, 0, 0, 1]), port: Port::new(port), protocol: 6, width: 0 }
 }
 
 fn backend(id: u32, state: BackendState) -> TargetBackend {
     TargetBackend {
+        server_id: None,
         address: Address::from_ipv4([10, 1, (id >> 8) as u8, id as u8]),
         port: Port::new(8_080),
         weight: 1,
@@ -32,9 +34,10 @@ fn backend(id: u32, state: BackendState) -> TargetBackend {
 fn service(port: u16, backends: impl IntoIterator<Item = u32>) -> TargetService {
     TargetService {
         key: key(port),
-        mode: Mode::Nat,
-        tracking: Tracking::OnChange,
-        flow_idle_seconds: 60,
+        last_port: 0,
+        settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, 60),
+        fragments: FragmentPolicy::Drop,
+        answer_echo: false,
         answer_arp: true,
         backends: backends.into_iter().map(|id| backend(id, BackendState::Up)).collect(),
     }
@@ -45,6 +48,7 @@ fn target(services: Vec<TargetService>) -> Target {
         services,
         interfaces: vec![(0, Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 })],
         locals: vec![Address::from_ipv4([10, 0, 0, 254])],
+        ..Target::default()
     }
 }
 
@@ -107,7 +111,11 @@ fn changes_come_in_an_order_without_gaps() {
             &["state", "slots"],
         ),
         ("another weight", edit(&|target| target.services[0].backends[0].weight = 5), &["slots"]),
-        ("another idle timeout", edit(&|target| target.services[0].flow_idle_seconds = 5), &["service"]),
+        (
+            "another idle timeout",
+            edit(&|target| target.services[0].settings.flow_idle_seconds = 5),
+            &["service"],
+        ),
         (
             "another next hop",
             edit(&|target| {
@@ -237,7 +245,7 @@ fn send_all(engine: &Engine<MemoryDatapath>, now_seconds: u32) -> Vec<[u8; 2]> {
     engine.datapath().now_seconds.set(now_seconds);
     (0..50_000u32)
         .map(|flow| {
-            let mut packet = [0u8; 54];
+            let mut packet = vec![0u8; 54];
             packet[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, 40]);
             packet[22..24].copy_from_slice(&[64, 6]);
             packet[26..30].copy_from_slice(&[172, 16, (flow >> 8) as u8, flow as u8]);

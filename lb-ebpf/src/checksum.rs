@@ -21,6 +21,16 @@ impl Difference {
         Self(self.0 + !old as u64 + new as u64)
     }
 
+    /// The checksum over `words`, among which it counts as zero.
+    #[inline(always)]
+    pub fn full<const N: usize>(words: &[u32; N]) -> u16 {
+        let mut sum = 0u64;
+        for word in words {
+            sum += *word as u64;
+        }
+        Self(sum).apply(0xffff)
+    }
+
     /// The checksum after the change.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {

@@ -1,6 +1,6 @@
 //! What is remembered of a flow, and whether that still holds.
 
-use lb_common::{BackendId, Flow, FlowKey, Service, hash};
+use lb_common::{BackendId, Flow, FlowKey, FlowState, Service, hash};
 
 use crate::{
     parse::Event,
@@ -33,18 +33,64 @@ pub fn recall<T: Tables>(
     if flow.tag() != hash::tag(hash) {
         return Memory::Unknown;
     }
-    let reopened = matches!(event, Event::Open) && flow.closed();
-    if reopened
-        || flow.idle_seconds(now) > service.flow_idle_seconds
-        || !serves(tables, service, flow.backend())
-    {
+    if !binds(tables, service, flow, event, now) {
         return Memory::Stale;
     }
-    let closed = flow.closed() || matches!(event, Event::Close);
-    if flow.last_seen() != now || closed != flow.closed() {
-        tables.refresh(place, Flow::new(flow.backend(), flow.tag(), now, closed));
-    }
+    note_seen(tables, place, flow, event, now);
     Memory::Live(flow.backend())
+}
+
+/// The backend of a live flow, without a trace: for packets about a flow that are not its own.
+#[inline(always)]
+pub fn look<T: Tables>(
+    tables: &T,
+    service: &Service,
+    tuple: &FlowKey,
+    hash: u64,
+    now: u32,
+) -> Option<BackendId> {
+    let (flow, _) = tables.flow(tuple)?;
+    let live = flow.tag() == hash::tag(hash) && binds(tables, service, flow, Event::Continue, now);
+    live.then_some(flow.backend())
+}
+
+#[inline(always)]
+fn binds<T: Tables>(tables: &T, service: &Service, flow: Flow, event: Event, now: u32) -> bool {
+    let reopened = matches!(event, Event::Open) && flow.state().is_over();
+    !reopened
+        && flow.idle_seconds(now) <= flow.state().timeout_seconds(service.flow_idle_seconds)
+        && serves(tables, service, flow.backend())
+}
+
+/// Writes time and state of a flow whose packet arrived, if they changed.
+#[inline(always)]
+pub fn note_seen<T: Tables>(tables: &T, place: T::Place, flow: Flow, event: Event, now: u32) {
+    let state = after(flow.state(), event);
+    if flow.last_seen() != now || state != flow.state() {
+        tables.refresh(place, Flow::new(flow.backend(), flow.tag(), now, state));
+    }
+}
+
+/// The state of a flow of which nothing is known but this packet.
+#[inline(always)]
+pub const fn first_state(event: Event) -> FlowState {
+    match event {
+        Event::Open => FlowState::Opening,
+        Event::Close => FlowState::Closing,
+        Event::Reset => FlowState::Reset,
+        Event::Accept | Event::Continue | Event::Datagram => FlowState::Established,
+    }
+}
+
+/// The state after a packet.
+#[inline(always)]
+const fn after(state: FlowState, event: Event) -> FlowState {
+    match (state, event) {
+        (_, Event::Reset) => FlowState::Reset,
+        (FlowState::Opening | FlowState::Established, Event::Close) => FlowState::Closing,
+        (FlowState::Opening, Event::Accept | Event::Continue | Event::Datagram) => FlowState::Established,
+        (state, _) => state,
+    }
 }
 
 /// Remembers that `tuple` belongs to `backend`.
@@ -57,7 +103,7 @@ pub fn remember<T: Tables>(
     now: u32,
     backend: BackendId,
 ) -> Result<(), Refused> {
-    tables.remember(tuple, Flow::new(backend, hash::tag(hash), now, matches!(event, Event::Close)))
+    tables.remember(tuple, Flow::new(backend, hash::tag(hash), now, first_state(event)))
 }
 
 /// Whether `id` is a backend of `service` that flows may be sent to.

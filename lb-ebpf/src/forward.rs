@@ -1,28 +1,30 @@
 //! Sends a packet on: to a backend by its service's mode, or a reply to its client.
 
-use core::mem::offset_of;
+pub mod full_nat;
+pub mod rewrite;
+pub mod tunnel;
 
-use lb_common::{Address, Backend, BackendId, Mac, Mode, NextHop, Port, Protocol, Reason, Reply, Service};
-use network_types::{eth::EthHdr, ip::Ipv4Hdr, tcp::TcpHdr};
+use lb_common::{Address, Backend, BackendId, Features, Mac, Mode, NextHop, Reason, Reply, Service};
 
+use self::rewrite::{End, Rewrite};
 use crate::{
-    arp::write_mac,
-    checksum::Difference,
+    fragment, link, mss,
     packet::Packet,
-    parse::Transport,
-    pipeline::{Egress, Verdict},
+    parse::{Ip, Transport},
+    pipeline::{Egress, Stage, Verdict},
     select::Choice,
     tables::{Route, RouteQuery, Tables, Tally},
 };
 
-/// Sends a client's packet to the chosen backend and counts it.
+/// Sends a client's packet to the chosen backend and counts it; `hash` is the flow's.
 #[inline(always)]
-pub fn to_backend<P: Packet + ?Sized, T: Tables>(
+pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
     service: &Service,
     choice: Choice,
+    hash: u64,
 ) -> Verdict {
     if choice.backend == BackendId::NONE {
         return Verdict::stay(Reason::NoBackend);
@@ -33,77 +35,162 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables>(
     if !backend.serves() {
         return Verdict::stay(Reason::NoBackend);
     }
-    let way = match way_to(tables, transport, backend) {
-        Ok(way) => way,
-        Err(reason) => return Verdict::stay(reason),
-    };
+    let features = tables.features();
+    let ip = &transport.ip;
     let verdict = match service.mode() {
-        Mode::Nat => {
-            let destination = Rewrite {
-                end: End::Destination,
-                address: (transport.tuple.vip, backend.address),
-                port: (transport.tuple.vip_port, backend.port),
-            };
-            hop(packet, transport, destination, way, Reason::Forwarded)
+        Mode::Nat => to_nat::<P, T, FRAGMENT>(packet, tables, transport, service, choice.backend, backend),
+        Mode::FullNat if features.contains(Features::FULL_NAT) => full_nat::to_backend::<P, T, FRAGMENT>(
+            packet,
+            tables,
+            transport,
+            service,
+            (choice.backend, backend),
+            hash,
+        ),
+        Mode::DsrL2 => to_neighbour(packet, tables, transport, service, backend),
+        Mode::DsrIpip | Mode::DsrGue if features.contains(Features::TUNNEL) => {
+            tunnel::send(packet, tables, transport, service, backend, hash)
         }
-        // The backend owns the virtual address: there is nothing that the stack could resolve or send.
-        Mode::DsrL2 => match way {
-            Way::Unresolved => Verdict::stay(Reason::NextHopUnresolved),
-            Way::Known { source, destination, egress } => match write_ethernet(packet, source, destination) {
-                Some(()) => Verdict { reason: Reason::Forwarded, egress },
-                None => Verdict::stay(Reason::Malformed),
-            },
-        },
+        Mode::FullNat | Mode::DsrIpip | Mode::DsrGue => Verdict::stay(Reason::TableInconsistent),
     };
-    if matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop) {
-        let tally =
-            Tally { bytes: transport.length as u64, new_flow: choice.new_flow, refused: choice.refused };
+    if matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment) {
+        if FRAGMENT && service.mode().keeps_destination() {
+            fragment::note(tables, ip, Some(choice.backend), service.id, (ip.source, ip.destination));
+        }
+        let tally = Tally { bytes: ip.length as u64, new_flow: choice.new_flow, refused: choice.refused };
         tables.count(service.id, choice.backend, tally);
     }
     verdict
 }
 
+/// `nat`.
+#[inline(always)]
+fn to_nat<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+    packet: &mut P,
+    tables: &T,
+    transport: &Transport,
+    service: &Service,
+    chosen: BackendId,
+    backend: &Backend,
+) -> Verdict {
+    let ip = &transport.ip;
+    if ip.source == backend.address {
+        return Verdict::stay(Reason::OwnClient);
+    }
+    let way = match way_to(tables, ip, ip.source, backend, 0) {
+        Ok(way) => way,
+        Err(reason) => return Verdict::stay(reason),
+    };
+    if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
+        return Verdict::to(Stage::Control);
+    }
+    if tables.features().contains(Features::MSS) {
+        mss::clamp(packet, transport, service.mss);
+    }
+    if FRAGMENT {
+        fragment::note(tables, ip, Some(chosen), service.id, (ip.source, backend.address));
+    }
+    // A range's backends keep the port.
+    let port = if backend.port.word() == 0 { transport.tuple.vip_port } else { backend.port };
+    let destination = Rewrite {
+        end: End::Destination,
+        address: (ip.destination, backend.address),
+        port: (transport.tuple.vip_port, port),
+    };
+    rewrite::hop(packet, transport, destination, way, Reason::Forwarded)
+}
+
+/// `dsr-l2`. The backend owns the virtual address: there is nothing that the stack could resolve or send.
+#[inline(always)]
+fn to_neighbour<P: Packet + ?Sized, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    transport: &Transport,
+    service: &Service,
+    backend: &Backend,
+) -> Verdict {
+    let ip = &transport.ip;
+    let (source, destination, egress) = match way_to(tables, ip, ip.source, backend, 0) {
+        Ok(Way::Known { source, destination, egress }) => (source, destination, egress),
+        Ok(Way::Unresolved) => return Verdict::stay(Reason::NextHopUnresolved),
+        Ok(Way::TooBig(_)) => return Verdict::to(Stage::Control),
+        Err(reason) => return Verdict::stay(reason),
+    };
+    if tables.features().contains(Features::MSS) {
+        mss::clamp(packet, transport, service.mss);
+    }
+    match link::readdress(packet, ip.l3(), source, destination, egress) {
+        Some(()) => Verdict::send(Reason::Forwarded, egress),
+        None => Verdict::stay(Reason::Malformed),
+    }
+}
+
 /// Sends a backend's reply to the client, in the name of the service.
 #[inline(always)]
-pub fn to_client<P: Packet + ?Sized, T: Tables>(
+pub fn to_client<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
     reply: &Reply,
 ) -> Verdict {
-    let way = match way_by_route(tables, transport, reply.vip, transport.tuple.vip) {
+    let ip = &transport.ip;
+    let way = match way_by_route(tables, ip, reply.vip, ip.destination, 0) {
         Ok(way) => way,
         Err(reason) => return Verdict::stay(reason),
     };
+    // The stack has an address to answer with, and knows the backend.
+    if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
+        return Verdict::stay(Reason::ReplyLeft);
+    }
+    if tables.features().contains(Features::MSS) {
+        mss::clamp(packet, transport, reply.mss);
+    }
+    if FRAGMENT {
+        fragment::note(tables, ip, None, reply.service, (reply.vip, ip.destination));
+    }
+    let port = if reply.port.word() == 0 { transport.tuple.client_port } else { reply.port };
     let source = Rewrite {
         end: End::Source,
-        address: (transport.tuple.client, reply.vip),
-        port: (transport.tuple.client_port, reply.port),
+        address: (ip.source, reply.vip),
+        port: (transport.tuple.client_port, port),
     };
-    hop(packet, transport, source, way, Reason::Replied)
+    rewrite::hop(packet, transport, source, way, Reason::Replied)
 }
 
 /// How a packet leaves.
 #[derive(Clone, Copy)]
-enum Way {
+pub enum Way {
+    /// To this neighbour.
     Known {
+        /// The egress interface's address.
         source: Mac,
+        /// The neighbour's.
         destination: Mac,
+        /// The interface.
         egress: Egress,
     },
     /// The route is known, the neighbour is not: the stack can find out.
     Unresolved,
+    /// The way takes only so many bytes of what arrived.
+    TooBig(u32),
 }
 
-/// The next hop in the backend's entry, else the kernel's routes.
+/// The next hop in the backend's entry, else the kernel's routes; `overhead` bytes will be put in front, and `source`
+/// is what the packet leaves with.
 #[inline(always)]
-fn way_to<T: Tables>(tables: &T, transport: &Transport, backend: &Backend) -> Result<Way, Reason> {
+pub fn way_to<T: Tables>(
+    tables: &T,
+    ip: &Ip,
+    source: Address,
+    backend: &Backend,
+    overhead: u32,
+) -> Result<Way, Reason> {
     let Some(next_hop) = NextHop::from_word(backend.next_hop) else {
-        return way_by_route(tables, transport, transport.tuple.client, backend.address);
+        return way_by_route(tables, ip, source, backend.address, overhead);
     };
     let interface = tables.interface(next_hop.interface).ok_or(Reason::TableInconsistent)?;
-    if transport.length as u32 > interface.mtu {
-        return Err(Reason::ExceedsMtu);
+    if ip.length + overhead > interface.mtu {
+        return Ok(Way::TooBig(interface.mtu.saturating_sub(overhead)));
     }
     Ok(Way::Known {
         source: Mac::from_word(interface.mac),
@@ -112,15 +199,16 @@ fn way_to<T: Tables>(tables: &T, transport: &Transport, backend: &Backend) -> Re
     })
 }
 
+/// By the kernel's routes.
 #[inline(always)]
-fn way_by_route<T: Tables>(
+pub fn way_by_route<T: Tables>(
     tables: &T,
-    transport: &Transport,
+    ip: &Ip,
     source: Address,
     destination: Address,
+    overhead: u32,
 ) -> Result<Way, Reason> {
-    let query =
-        RouteQuery { source, destination, length: transport.length, protocol: transport.protocol as u8 };
+    let query = RouteQuery { source, destination, length: ip.length + overhead, protocol: ip.protocol() };
     match tables.route(&query) {
         Route::Found { ifindex, source, destination } => Ok(Way::Known {
             source,
@@ -128,87 +216,7 @@ fn way_by_route<T: Tables>(
             egress: Egress::by_ifindex(ifindex, tables.ingress_ifindex()),
         }),
         Route::NeighbourUnknown => Ok(Way::Unresolved),
-        Route::TooBig => Err(Reason::ExceedsMtu),
+        Route::TooBig(mtu) => Ok(Way::TooBig(mtu.saturating_sub(overhead))),
         Route::None => Err(Reason::NoRoute),
     }
-}
-
-#[derive(Clone, Copy)]
-enum End {
-    Source,
-    Destination,
-}
-
-/// One end of the tuple, from what it is to what it becomes.
-struct Rewrite {
-    end: End,
-    address: (Address, Address),
-    port: (Port, Port),
-}
-
-/// Rewrites one end, takes a hop off the time to live and hands the packet to the next hop.
-#[inline(always)]
-fn hop<P: Packet + ?Sized>(
-    packet: &mut P,
-    transport: &Transport,
-    rewrite: Rewrite,
-    way: Way,
-    reason: Reason,
-) -> Verdict {
-    if transport.ttl() <= 1 {
-        return Verdict::stay(Reason::TtlExpired);
-    }
-    let sent = match way {
-        Way::Known { source, destination, egress } => {
-            write_ethernet(packet, source, destination).map(|()| Verdict { reason, egress })
-        }
-        Way::Unresolved => Some(Verdict::stay(Reason::ResolvingNextHop)),
-    };
-    match (sent, rewrite_ipv4(packet, transport, &rewrite, way)) {
-        (Some(verdict), Some(())) => verdict,
-        _ => Verdict::stay(Reason::Malformed),
-    }
-}
-
-#[inline(always)]
-fn rewrite_ipv4<P: Packet + ?Sized>(
-    packet: &mut P,
-    transport: &Transport,
-    rewrite: &Rewrite,
-    way: Way,
-) -> Option<()> {
-    let (l3, l4) = (transport.l3, transport.l4);
-    let (address_at, port_at) = match rewrite.end {
-        End::Source => (l3 + offset_of!(Ipv4Hdr, src_addr), l4 + offset_of!(TcpHdr, source)),
-        End::Destination => (l3 + offset_of!(Ipv4Hdr, dst_addr), l4 + offset_of!(TcpHdr, dest)),
-    };
-    let (old, new) = (rewrite.address.0.ipv4_word(), rewrite.address.1.ipv4_word());
-    let of_address = Difference::default().word32(old, new);
-    let mut of_header = of_address;
-    // A packet that is left to the stack loses its hop there.
-    if let Way::Known { .. } = way {
-        let ttl_word = transport.ttl_word_after_hop();
-        of_header = of_header.word16(transport.ttl_word, ttl_word);
-        packet.store(l3 + offset_of!(Ipv4Hdr, ttl), ttl_word)?;
-    }
-    let check_at = l3 + offset_of!(Ipv4Hdr, check);
-    let check = packet.load::<u16>(check_at)?;
-    packet.store(check_at, of_header.apply(check))?;
-    packet.store(address_at, new)?;
-
-    let of_segment = of_address.word16(rewrite.port.0.word(), rewrite.port.1.word());
-    let check_at = transport.checksum_offset();
-    let check = packet.load::<u16>(check_at)?;
-    let check = match transport.protocol {
-        Protocol::Tcp => of_segment.apply(check),
-        Protocol::Udp => of_segment.apply_udp(check),
-    };
-    packet.store(check_at, check)?;
-    packet.store(port_at, rewrite.port.1.word())
-}
-
-#[inline(always)]
-fn write_ethernet<P: Packet + ?Sized>(packet: &mut P, source: Mac, destination: Mac) -> Option<()> {
-    write_mac(packet, offset_of!(EthHdr, dst_addr), destination)?;
-    write_mac(packet, offset_of!(EthHdr, src_addr), source)
 }

@@ -2,11 +2,13 @@
 //!
 //! | stage | file | does |
 //! |---|---|---|
-//! | parse | [`parse`] | Ethernet, IPv4, TCP, UDP; what else it may be |
-//! | arp | [`arp`] | answers for virtual addresses |
+//! | parse | [`link`], [`parse`] | Ethernet and VLAN tags, IPv4, IPv6, TCP, UDP; what else it may be |
+//! | neighbour | [`neighbour`] | answers ARP and neighbour solicitations for virtual addresses |
+//! | icmp | [`icmp`] | errors about balanced flows, echo, and the errors that the balancer owes |
+//! | fragment | [`fragment`] | later fragments follow their first |
 //! | service | [`service`] | whose packet it is: a client's, a backend's reply, or nobody's |
 //! | flow | [`flow`] | what is remembered of it, where its slot asks for that |
-//! | select | [`select`] | one backend |
+//! | select | [`quic`], [`select`] | one backend |
 //! | forward | [`forward`] | rewrites by the service's mode, towards the next hop |
 //!
 //! [`pipeline::process`] calls them in order. Everything a packet needs of the world comes through two traits:
@@ -15,16 +17,21 @@
 //!
 //! Invariant: no `unsafe`, no aya, no panic that the BPF verifier could reach.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![forbid(unsafe_code)]
 
-pub mod arp;
 pub mod checksum;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
+pub mod icmp;
+pub mod link;
+pub mod mss;
+pub mod neighbour;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod quic;
 pub mod select;
 pub mod service;
 pub mod tables;

@@ -44,28 +44,77 @@ impl<const N: usize> Word for [u32; N] {
     }
 }
 
-/// A packet from its Ethernet header on. `None` says that the access would leave the packet.
+/// A packet from its Ethernet header on. `None` says that the access would leave the packet, or that there is no
+/// room for the change.
 pub trait Packet {
-    /// Bytes in all.
+    /// Bytes that can be read and written: all of a packet that fits one buffer, else the first buffer's.
     fn len(&self) -> usize;
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Bytes in all buffers together.
+    fn total_len(&self) -> usize;
     /// Reads at a byte offset.
     fn load<T: Word>(&self, offset: usize) -> Option<T>;
     /// Writes at a byte offset.
     fn store<T: Word>(&mut self, offset: usize, value: T) -> Option<()>;
+    /// Puts so many bytes in front; what was at offset 0 is now at `bytes`. Their content is undefined.
+    fn grow_head(&mut self, bytes: usize) -> Option<()>;
+    /// Takes so many bytes off the front.
+    fn shrink_head(&mut self, bytes: usize) -> Option<()>;
+    /// Cuts the packet to `len` bytes in all; it is at least as long.
+    fn truncate(&mut self, len: usize) -> Option<()>;
 }
 
-impl Packet for [u8] {
+/// A packet in plain memory, with the room in front that XDP gives one.
+#[cfg(any(test, feature = "host"))]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+#[cfg(any(test, feature = "host"))]
+impl Buffer {
+    /// `XDP_PACKET_HEADROOM`.
+    pub const HEADROOM: usize = 256;
+
+    /// A copy of `frame` with headroom.
+    pub fn new(frame: &[u8]) -> Self {
+        let mut bytes = vec![0xa5; Self::HEADROOM];
+        bytes.extend_from_slice(frame);
+        Self { bytes, start: Self::HEADROOM }
+    }
+
+    /// The packet.
+    pub fn frame(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+#[cfg(any(test, feature = "host"))]
+impl Packet for Buffer {
     fn len(&self) -> usize {
-        <[u8]>::len(self)
+        self.bytes.len() - self.start
+    }
+    fn total_len(&self) -> usize {
+        self.len()
     }
     fn load<T: Word>(&self, offset: usize) -> Option<T> {
-        T::read(self.get(offset..)?)
+        T::read(self.frame().get(offset..)?)
     }
     fn store<T: Word>(&mut self, offset: usize, value: T) -> Option<()> {
-        value.write(self.get_mut(offset..)?)
+        value.write(self.bytes[self.start..].get_mut(offset..)?)
+    }
+    fn grow_head(&mut self, bytes: usize) -> Option<()> {
+        self.start = self.start.checked_sub(bytes)?;
+        Some(())
+    }
+    fn shrink_head(&mut self, bytes: usize) -> Option<()> {
+        // As the kernel: an Ethernet header must remain.
+        (bytes + 14 <= self.len()).then(|| self.start += bytes)
+    }
+    fn truncate(&mut self, len: usize) -> Option<()> {
+        (14..=self.len()).contains(&len).then(|| self.bytes.truncate(self.start + len))
     }
 }

@@ -1,22 +1,28 @@
-//! Ethernet, IPv4, TCP and UDP: what a packet is and where its headers stand.
+//! What a packet is and where its headers stand: IPv4 ([`ipv4`]), IPv6 ([`ipv6`]), TCP and UDP ([`transport`]).
 
-use core::mem::offset_of;
+pub mod ipv4;
+pub mod ipv6;
+pub mod transport;
 
-use lb_common::{Address, FlowKey, Port, Protocol};
-use network_types::{
-    eth::{EthHdr, EtherType},
-    ip::Ipv4Hdr,
-    tcp::TcpHdr,
-    udp::UdpHdr,
+use lb_common::{Address, Features};
+
+pub use self::transport::{Event, Transport};
+use crate::{
+    link::{self, Link},
+    packet::Packet,
 };
-
-use crate::packet::Packet;
 
 /// What arrived.
 pub enum Parsed {
-    /// TCP or UDP over IPv4, whole as far as its headers say.
+    /// TCP or UDP, whole as far as its headers say, or the first fragment of it.
     Transport(Transport),
-    /// IPv4 that cannot be balanced, and why not.
+    /// A fragment but the first, of whatever protocol.
+    LaterFragment(Ip),
+    /// ICMP over IPv4 or ICMPv6 over IPv6, not fragmented.
+    Icmp(Ip),
+    /// IPv6 with extension headers, which the caller did not want to walk over.
+    Extended,
+    /// IP that cannot be balanced: its destination, and why not.
     Unbalanceable(Address, Obstacle),
     /// ARP; its fields begin at the offset.
     Arp(usize),
@@ -24,172 +30,227 @@ pub enum Parsed {
     Other,
 }
 
-/// Why an IPv4 packet has no ports to go by.
+/// Why an IP packet has no ports to go by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Obstacle {
-    /// A fragment, first or later.
-    Fragment,
-    /// A header longer than 20 bytes.
-    Options,
+    /// Extension headers that hide the upper layer, or say that the packet is bound elsewhere.
+    Extension,
     /// Lengths or versions that contradict each other.
     Malformed,
-    /// Neither TCP nor UDP.
+    /// Neither TCP, UDP nor the family's ICMP.
     Protocol,
     /// Sent to a group of hosts by its Ethernet address.
     NotUnicast,
 }
 
-/// What a segment or datagram means for its flow.
+/// The version of a packet's IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// TCP: SYN without ACK.
-    Open,
-    /// TCP: FIN or RST.
-    Close,
-    /// TCP: anything else.
-    Continue,
-    /// UDP, which does not say.
-    Datagram,
+pub enum Family {
+    /// RFC 791.
+    V4,
+    /// RFC 8200.
+    V6,
 }
 
-/// A TCP segment or UDP datagram.
-pub struct Transport {
-    /// The tuple as its sender wrote it: `client` is the source, `vip` the destination.
-    pub tuple: FlowKey,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// What it means for its flow.
-    pub event: Event,
+/// Which part of a packet arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment of several.
+    First,
+    /// Another one.
+    Later,
+}
+
+/// Forms of a packet in one word, so that what follows the parser can be made to forget which of its many ways led
+/// there: see [`crate::tables::Tables::launder`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape(u64);
+
+const L4_SHIFT: u32 = 8;
+const PROTOCOL_SHIFT: u32 = 20;
+const FLAGS_SHIFT: u32 = 28;
+const IPV6_BIT: u64 = 1 << 36;
+const DONT_FRAGMENT_BIT: u64 = 1 << 37;
+const FIRST_BIT: u64 = 1 << 38;
+const LATER_BIT: u64 = 1 << 39;
+/// Headers must end before this; it keeps offsets small enough for the verifier.
+pub const L4_MAX: usize = 0x7ff;
+
+impl Shape {
+    #[inline(always)]
+    const fn new(
+        family: Family,
+        protocol: u8,
+        dont_fragment: bool,
+        part: Part,
+        l3: usize,
+        l4: usize,
+    ) -> Self {
+        let family = match family {
+            Family::V4 => 0,
+            Family::V6 => IPV6_BIT,
+        };
+        let part = match part {
+            Part::Whole => 0,
+            Part::First => FIRST_BIT,
+            Part::Later => LATER_BIT,
+        };
+        let dont_fragment = if dont_fragment { DONT_FRAGMENT_BIT } else { 0 };
+        Self(
+            l3 as u64
+                | (l4 as u64) << L4_SHIFT
+                | (protocol as u64) << PROTOCOL_SHIFT
+                | family
+                | dont_fragment
+                | part,
+        )
+    }
+
+    #[inline(always)]
+    const fn with_flags(self, flags: u8) -> Self {
+        Self(self.0 | (flags as u64) << FLAGS_SHIFT)
+    }
+}
+
+/// An IP header.
+#[derive(Clone, Copy)]
+pub struct Ip {
+    /// As it stands there.
+    pub source: Address,
+    /// As it stands there.
+    pub destination: Address,
     /// Bytes from the IP header on, by the IP header.
-    pub length: u16,
-    /// Time to live and protocol number as they stand in the header, one native word.
+    pub length: u32,
+    /// Of a fragment: what it shares with the packet's others, one native word over the packet's bytes.
+    pub identification: u32,
+    /// The time to live and the byte after it (IPv4), or the byte before it and the hop limit (IPv6), one native word
+    /// over the packet's bytes.
     pub ttl_word: u16,
-    /// Offset of the IP header.
-    pub l3: usize,
-    /// Offset of the TCP or UDP header.
-    pub l4: usize,
+    /// All else.
+    pub shape: Shape,
 }
 
-impl Transport {
+impl Ip {
+    /// The version.
+    #[inline(always)]
+    pub const fn family(&self) -> Family {
+        if self.shape.0 & IPV6_BIT == 0 { Family::V4 } else { Family::V6 }
+    }
+
+    /// The upper layer's protocol number, after any extension headers.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        (self.shape.0 >> PROTOCOL_SHIFT) as u8
+    }
+
+    /// IPv4: whether it must not be fragmented on its way. IPv6: always.
+    #[inline(always)]
+    pub const fn dont_fragment(&self) -> bool {
+        self.shape.0 & DONT_FRAGMENT_BIT != 0
+    }
+
+    /// Which part of a packet it is.
+    #[inline(always)]
+    pub const fn part(&self) -> Part {
+        if self.shape.0 & (FIRST_BIT | LATER_BIT) == 0 {
+            Part::Whole
+        } else if self.shape.0 & FIRST_BIT != 0 {
+            Part::First
+        } else {
+            Part::Later
+        }
+    }
+
+    /// Offset of the IP header: 14, 18 or 22.
+    #[inline(always)]
+    pub const fn l3(&self) -> usize {
+        self.shape.0 as usize & 0x1f
+    }
+
+    /// Offset of the upper layer, at most [`L4_MAX`]; meaningless for a later fragment.
+    #[inline(always)]
+    pub const fn l4(&self) -> usize {
+        (self.shape.0 >> L4_SHIFT) as usize & L4_MAX
+    }
+
     /// Hops that the packet may still take.
     #[inline(always)]
     pub const fn ttl(&self) -> u8 {
-        self.ttl_word.to_ne_bytes()[0]
+        let [first, second] = self.ttl_word.to_ne_bytes();
+        match self.family() {
+            Family::V4 => first,
+            Family::V6 => second,
+        }
     }
 
     /// The same word with one hop fewer.
     #[inline(always)]
     pub const fn ttl_word_after_hop(&self) -> u16 {
-        let [ttl, protocol] = self.ttl_word.to_ne_bytes();
-        u16::from_ne_bytes([ttl.wrapping_sub(1), protocol])
-    }
-
-    /// Offset of the TCP or UDP checksum.
-    #[inline(always)]
-    pub const fn checksum_offset(&self) -> usize {
-        match self.protocol {
-            Protocol::Tcp => self.l4 + offset_of!(TcpHdr, check),
-            Protocol::Udp => self.l4 + offset_of!(UdpHdr, check),
+        let [first, second] = self.ttl_word.to_ne_bytes();
+        match self.family() {
+            Family::V4 => u16::from_ne_bytes([first.wrapping_sub(1), second]),
+            Family::V6 => u16::from_ne_bytes([first, second.wrapping_sub(1)]),
         }
     }
 }
 
-/// Of an Ethernet address' first byte (IEEE 802).
-const GROUP_BIT: u8 = 0x01;
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-
-/// What `packet` is.
+/// What `packet` is; `launder` is [`crate::tables::Tables::launder`]. Walks over IPv6 extension headers if `EXTENSIONS`.
 #[inline(always)]
-pub fn parse<P: Packet + ?Sized>(packet: &P) -> Parsed {
-    const L3: usize = EthHdr::LEN;
-    let Some(ether_type) = packet.load::<u16>(offset_of!(EthHdr, ether_type)) else { return Parsed::Other };
-    if ether_type == EtherType::Ipv4 as u16 {
-        parse_ipv4(packet, L3).unwrap_or(Parsed::Other)
-    } else if ether_type == EtherType::Arp as u16 {
-        Parsed::Arp(L3)
-    } else {
-        Parsed::Other
-    }
-}
-
-/// `None` where the packet ends before the IP header does.
-#[inline(always)]
-fn parse_ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Option<Parsed> {
-    let header = packet.load::<[u32; Ipv4Hdr::LEN / 4]>(l3)?;
-    let [version_ihl, _, length_high, length_low] = header[0].to_ne_bytes();
-    let length = u16::from_be_bytes([length_high, length_low]);
-    let [_, _, fragment_high, fragment_low] = header[1].to_ne_bytes();
-    let [ttl, protocol, _, _] = header[2].to_ne_bytes();
-    let (source, destination) = (Address::from_ipv4_word(header[3]), Address::from_ipv4_word(header[4]));
-    let obstacle = |obstacle| Some(Parsed::Unbalanceable(destination, obstacle));
-
-    // Broadcast and multicast frames are for every host of the link, and so not for a balancer among them.
-    if packet.load::<u8>(offset_of!(EthHdr, dst_addr))? & GROUP_BIT != 0 {
-        return obstacle(Obstacle::NotUnicast);
-    }
-    let Some(protocol) = Protocol::from_number(protocol) else { return obstacle(Obstacle::Protocol) };
-    if version_ihl != 0x45 {
-        let options = version_ihl >> 4 == 4 && version_ihl & 15 > 5;
-        return obstacle(if options { Obstacle::Options } else { Obstacle::Malformed });
-    }
-    if l3 + length as usize > packet.len() {
-        return obstacle(Obstacle::Malformed);
-    }
-    // More-fragments or an offset; "don't fragment" alone does not make a fragment.
-    if u16::from_be_bytes([fragment_high, fragment_low]) & 0x3fff != 0 {
-        return obstacle(Obstacle::Fragment);
-    }
-    let l4 = l3 + Ipv4Hdr::LEN;
-    let (ports, event) = match protocol {
-        Protocol::Tcp => {
-            let Some(header) = packet.load::<[u32; TcpHdr::LEN / 4]>(l4) else {
-                return obstacle(Obstacle::Malformed);
-            };
-            let [data_offset, flags, _, _] = header[3].to_ne_bytes();
-            let header_len = (data_offset >> 4) as u16 * 4;
-            if header_len < TcpHdr::LEN as u16 || Ipv4Hdr::LEN as u16 + header_len > length {
-                return obstacle(Obstacle::Malformed);
-            }
-            let event = if flags & (FIN | RST) != 0 {
-                Event::Close
-            } else if flags & (SYN | ACK) == SYN {
-                Event::Open
-            } else {
-                Event::Continue
-            };
-            (header[0], event)
+pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
+    packet: &P,
+    features: Features,
+    launder: impl Fn(u64) -> u64,
+) -> Parsed {
+    let header = match link::parse(packet) {
+        Link::Ipv4(l3) => ipv4::parse(packet, l3),
+        Link::Ipv6(l3) if features.contains(Features::IPV6) => {
+            ipv6::parse::<P, EXTENSIONS>(packet, l3, &launder)
         }
-        Protocol::Udp => {
-            let Some(header) = packet.load::<[u32; UdpHdr::LEN / 4]>(l4) else {
-                return obstacle(Obstacle::Malformed);
-            };
-            let [length_high, length_low, _, _] = header[1].to_ne_bytes();
-            let datagram = u16::from_be_bytes([length_high, length_low]);
-            if (datagram as usize) < UdpHdr::LEN || Ipv4Hdr::LEN + datagram as usize > length as usize {
-                return obstacle(Obstacle::Malformed);
-            }
-            (header[0], Event::Datagram)
-        }
+        Link::Arp(offset) => return Parsed::Arp(offset),
+        Link::Ipv6(_) | Link::Other => return Parsed::Other,
     };
-    let [source_high, source_low, destination_high, destination_low] = ports.to_ne_bytes();
-    Some(Parsed::Transport(Transport {
-        tuple: FlowKey {
-            client: source,
-            vip: destination,
-            client_port: Port::from_word(u16::from_ne_bytes([source_high, source_low])),
-            vip_port: Port::from_word(u16::from_ne_bytes([destination_high, destination_low])),
-            protocol: protocol as u8,
-            // Not `[0; 3]`, which becomes a call of memset for every packet.
-            reserved: [0, 0, 0],
+    let mut ip = match header {
+        Header::Ip(ip) => ip,
+        Header::Extended => return Parsed::Extended,
+        Header::Not(destination, obstacle) => return Parsed::Unbalanceable(destination, obstacle),
+        Header::Cut => return Parsed::Other,
+    };
+    ip.shape = Shape(launder(ip.shape.0));
+    if matches!(ip.part(), Part::Later) {
+        return Parsed::LaterFragment(ip);
+    }
+    match ip.protocol() {
+        transport::TCP | transport::UDP => match transport::parse(packet, &ip) {
+            Some((ports, flags)) => {
+                ip.shape = Shape(launder(ip.shape.with_flags(flags).0));
+                Parsed::Transport(Transport::new(ip, ports))
+            }
+            None => Parsed::Unbalanceable(ip.destination, Obstacle::Malformed),
         },
-        protocol,
-        event,
-        length,
-        ttl_word: u16::from_ne_bytes([ttl, protocol as u8]),
-        l3,
-        l4,
-    }))
+        protocol => {
+            let icmp = match ip.family() {
+                Family::V4 => ipv4::ICMP,
+                Family::V6 => ipv6::ICMPV6,
+            };
+            if protocol == icmp && matches!(ip.part(), Part::Whole) {
+                Parsed::Icmp(ip)
+            } else {
+                Parsed::Unbalanceable(ip.destination, Obstacle::Protocol)
+            }
+        }
+    }
+}
+
+/// What an IP header turned out to be.
+pub enum Header {
+    /// A header.
+    Ip(Ip),
+    /// IPv6 with extension headers that were not walked over.
+    Extended,
+    /// None that could be balanced: the destination, and why not.
+    Not(Address, Obstacle),
+    /// The packet ends before it does.
+    Cut,
 }

@@ -1,90 +1,198 @@
-//! The stages in order.
+//! The stages in order, in three programs: what most packets need, and what few do.
+//!
+//! A program has 512 bytes of stack and a cache to share, so the path of whole TCP and UDP packets is one, fragments
+//! and IPv6 extension headers are another, and everything that is answered or is about another packet is the third. The kernel goes from one to
+//! the next by a tail call, before a byte was changed; on the host [`process`] does.
 
-use lb_common::{Reason, hash::flow_hash};
+use lb_common::{Address, Features, FlowKey, Port, QuicScheme, Reason, Service, hash::flow_hash};
 
 use crate::{
-    arp, forward,
+    forward, fragment, icmp, neighbour,
     packet::Packet,
-    parse::{Obstacle, Parsed, Transport, parse},
-    select::select,
+    parse::{Obstacle, Parsed, Part, Transport, parse},
+    quic,
+    select::{Choice, select},
     service::{Owner, owner},
     tables::Tables,
 };
 
-/// What becomes of a packet.
+/// What becomes of a packet. Three plain words, always written: a variant with a word more than another would be read
+/// where it was never written, which the verifier refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// Why; it alone decides between passing, dropping and sending.
     pub reason: Reason,
     /// Where to, if it is sent.
     pub egress: Egress,
+    /// The program that goes on with the packet, which is unchanged; `reason` is for where there is no such program.
+    pub next: Option<Stage>,
 }
 
 impl Verdict {
+    /// A packet that is sent out of an interface.
+    #[inline(always)]
+    pub const fn send(reason: Reason, egress: Egress) -> Self {
+        Self { reason, egress, next: None }
+    }
+
     /// A packet that is not sent anywhere by the program.
     #[inline(always)]
     pub const fn stay(reason: Reason) -> Self {
-        Self { reason, egress: Egress::Ingress }
+        Self::send(reason, Egress::INGRESS)
+    }
+
+    /// A packet for another program.
+    #[inline(always)]
+    pub const fn to(stage: Stage) -> Self {
+        Self { reason: Reason::TableInconsistent, egress: Egress::INGRESS, next: Some(stage) }
     }
 }
 
-/// The interface that a packet is sent out of.
+/// The interface that a packet is sent out of: its number, or zero for the one that it came in by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Egress {
-    /// The one that it came in by.
-    Ingress,
-    /// Another, by its number.
-    Interface(u32),
-}
+pub struct Egress(u32);
 
 impl Egress {
+    /// The interface that the packet came in by.
+    pub const INGRESS: Self = Self(0);
+
     /// Out of `ifindex`, having come in by `ingress`.
     #[inline(always)]
     pub const fn by_ifindex(ifindex: u32, ingress: u32) -> Self {
-        if ifindex == ingress { Self::Ingress } else { Self::Interface(ifindex) }
+        if ifindex == ingress { Self::INGRESS } else { Self(ifindex) }
+    }
+
+    /// The number of another interface than the one that the packet came in by.
+    #[inline(always)]
+    pub const fn other_ifindex(self) -> Option<u32> {
+        if self.0 == 0 { None } else { Some(self.0) }
+    }
+
+    /// Whether it is the interface that the packet came in by.
+    #[inline(always)]
+    pub const fn is_ingress(self) -> bool {
+        self.0 == 0
     }
 }
 
-/// Takes one packet through all stages.
-#[inline(always)]
+/// The programs that the first one hands packets to; the number is the index into `PROGRAMS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Stage {
+    /// [`uncommon`].
+    Uncommon = 0,
+    /// [`control`].
+    Control = 1,
+}
+
+/// Takes one packet through all programs.
 pub fn process<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let transport = match parse(packet) {
-        Parsed::Transport(transport) => transport,
-        Parsed::Arp(offset) => return arp::answer(packet, tables, offset),
-        Parsed::Other => return Verdict::stay(Reason::NotIp),
-        Parsed::Unbalanceable(destination, obstacle) => {
-            let ours = tables.virtual_address(&destination).is_some();
-            return Verdict::stay(match obstacle {
-                Obstacle::Fragment if ours => Reason::Fragment,
-                Obstacle::Options if ours => Reason::OptionsUnsupported,
-                Obstacle::Malformed if ours => Reason::Malformed,
-                Obstacle::Fragment
-                | Obstacle::Options
-                | Obstacle::Malformed
-                | Obstacle::Protocol
-                | Obstacle::NotUnicast => Reason::NotOurs,
-            });
-        }
+    let mut verdict = first(packet, tables);
+    while let Some(stage) = verdict.next {
+        verdict = match stage {
+            Stage::Uncommon => uncommon(packet, tables),
+            Stage::Control => control(packet, tables),
+        };
+    }
+    verdict
+}
+
+/// Whole TCP and UDP packets.
+#[inline(always)]
+pub fn first<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    match parse::<P, false>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Transport(transport) => match transport.ip.part() {
+            Part::Whole => balance::<P, T, false>(packet, tables, &transport),
+            Part::First | Part::Later => Verdict::to(Stage::Uncommon),
+        },
+        Parsed::LaterFragment(_) | Parsed::Extended => Verdict::to(Stage::Uncommon),
+        Parsed::Icmp(_) | Parsed::Arp(_) => Verdict::to(Stage::Control),
+        Parsed::Other => Verdict::stay(Reason::NotIp),
+        Parsed::Unbalanceable(destination, obstacle) => hindered(tables, &destination, obstacle),
+    }
+}
+
+#[inline(always)]
+fn hindered<T: Tables>(tables: &T, destination: &Address, obstacle: Obstacle) -> Verdict {
+    let reason = match obstacle {
+        Obstacle::Extension => Reason::ExtensionUnsupported,
+        Obstacle::Malformed => Reason::Malformed,
+        Obstacle::Protocol | Obstacle::NotUnicast => return Verdict::stay(Reason::NotOurs),
     };
-    match owner(tables, &transport.tuple) {
-        Owner::Client(service) => balance(packet, tables, &transport, service),
-        Owner::Backend(reply) => forward::to_client(packet, tables, &transport, reply),
+    let ours = tables.virtual_address(destination).is_some();
+    Verdict::stay(if ours { reason } else { Reason::NotOurs })
+}
+
+/// Packets with extension headers go as plain ones would. Of fragments the first does, and is remembered; the others
+/// follow it.
+#[inline(always)]
+pub fn uncommon<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Transport(transport) => balance::<P, T, true>(packet, tables, &transport),
+        Parsed::LaterFragment(ip) => fragment::follow(packet, tables, &ip),
+        Parsed::Icmp(_) => Verdict::to(Stage::Control),
+        Parsed::Unbalanceable(destination, obstacle) => hindered(tables, &destination, obstacle),
+        Parsed::Extended | Parsed::Arp(_) | Parsed::Other => Verdict::stay(Reason::TableInconsistent),
+    }
+}
+
+/// Packets that are answered here, or that are about others.
+#[inline(always)]
+pub fn control<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Icmp(ip) => icmp::receive(packet, tables, &ip),
+        Parsed::Arp(offset) => neighbour::answer_arp(packet, tables, offset),
+        Parsed::Transport(transport) => icmp::answer::about(packet, tables, &transport),
+        Parsed::LaterFragment(_) | Parsed::Extended | Parsed::Unbalanceable(..) | Parsed::Other => {
+            Verdict::stay(Reason::TableInconsistent)
+        }
+    }
+}
+
+#[inline(always)]
+fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+    packet: &mut P,
+    tables: &T,
+    transport: &Transport,
+) -> Verdict {
+    match owner(tables, transport) {
+        Owner::Client(service) => to_backend::<P, T, FRAGMENT>(packet, tables, transport, service),
+        Owner::Backend(reply) => forward::to_client::<P, T, FRAGMENT>(packet, tables, transport, reply),
+        Owner::Translated(translation, place) => {
+            forward::full_nat::to_client::<P, T, FRAGMENT>(packet, tables, transport, &translation, place)
+        }
         Owner::Local => Verdict::stay(Reason::LocalReply),
         Owner::Nobody => Verdict::stay(Reason::NotOurs),
     }
 }
 
 #[inline(always)]
-fn balance<P: Packet + ?Sized, T: Tables>(
+fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
-    service: &lb_common::Service,
+    service: &Service,
 ) -> Verdict {
-    let hash = flow_hash(tables.hash_keys(), &transport.tuple);
+    let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
+    let tuple = selection_tuple(service, &transport.tuple);
+    let hash = flow_hash(settings.hash_keys, &tuple);
     let Some(slot) = tables.slot(service.slot_index(hash)) else {
         return Verdict::stay(Reason::TableInconsistent);
     };
-    let choice = select(tables, service, slot, &transport.tuple, hash, transport.event);
-    forward::to_backend(packet, tables, transport, service, choice)
+    let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
+    let choice = match if by_quic { quic::server(packet, tables, service, transport) } else { None } {
+        Some(backend) => Choice { backend, new_flow: false, refused: false },
+        None => select(tables, service, slot, &tuple, hash, transport.event()),
+    };
+    forward::to_backend::<P, T, FRAGMENT>(packet, tables, transport, service, choice, hash)
+}
+
+/// The tuple that a service chooses by: without ports where it goes by addresses alone.
+#[inline(always)]
+pub fn selection_tuple(service: &Service, tuple: &FlowKey) -> FlowKey {
+    let mut tuple = *tuple;
+    if service.by_address() {
+        (tuple.client_port, tuple.vip_port) = (Port::new(0), Port::new(0));
+    }
+    tuple
 }

@@ -14,7 +14,7 @@
 use lb_common::{BackendId, FlowKey, Service, Slot, SlotState, Tracking, limits::SYN_RETRANSMIT_SECONDS};
 
 use crate::{
-    flow::{Memory, recall, remember, serves},
+    flow::{Memory, look, recall, remember, serves},
     parse::Event,
     tables::Tables,
 };
@@ -82,4 +82,24 @@ fn moving<T: Tables>(
         Ok(()) => Choice { backend, new_flow, refused: false },
         Err(_) => Choice { backend: old, new_flow, refused: true },
     }
+}
+
+/// The backend of a flow as its own mid-flow packet would find it, without a trace: for packets about it.
+#[inline(always)]
+pub fn owner_of<T: Tables>(
+    tables: &T,
+    service: &Service,
+    slot: Slot,
+    tuple: &FlowKey,
+    hash: u64,
+) -> BackendId {
+    let current = slot.current();
+    if matches!(service.tracking(), Tracking::Connectionless) || matches!(slot.state(), SlotState::Settled) {
+        return current;
+    }
+    if let Some(backend) = look(tables, service, tuple, hash, tables.now_seconds()) {
+        return backend;
+    }
+    let moving = matches!(slot.state(), SlotState::Moving);
+    if moving && serves(tables, service, slot.previous()) { slot.previous() } else { current }
 }

@@ -1,15 +1,17 @@
 //! Whose packet it is.
 
-use lb_common::{FlowKey, Reply, Service, ServiceKey};
+use lb_common::{Features, FlowKey, Protocol, Reply, Service, ServiceKey, Translation};
 
-use crate::tables::Tables;
+use crate::{parse::Transport, tables::Tables};
 
 /// The owner of a packet's tuple.
-pub enum Owner<'t> {
+pub enum Owner<'t, P> {
     /// A client's packet for a service.
     Client(&'t Service),
     /// A backend's reply, to be sent on in the name of its service.
     Backend(&'t Reply),
+    /// A backend's reply in `full-nat`.
+    Translated(Translation, P),
     /// A backend's answer to the balancer itself.
     Local,
     /// Nobody's.
@@ -18,17 +20,49 @@ pub enum Owner<'t> {
 
 /// Looks the destination up as a service, then the source as a backend.
 #[inline(always)]
-pub fn owner<'t, T: Tables>(tables: &'t T, tuple: &FlowKey) -> Owner<'t> {
-    let destination =
-        ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, reserved: 0 };
-    if let Some(service) = tables.service(&destination) {
+pub fn owner<'t, T: Tables>(tables: &'t T, transport: &Transport) -> Owner<'t, T::Place> {
+    let tuple = &transport.tuple;
+    if let Some(service) = service_of(tables, tuple, transport.protocol()) {
         return Owner::Client(service);
     }
-    let source =
-        ServiceKey { address: tuple.client, port: tuple.client_port, protocol: tuple.protocol, reserved: 0 };
-    match tables.reply(&source) {
+    if tables.features().contains(Features::FULL_NAT)
+        && let Some((translation, place)) = tables.translation(tuple)
+    {
+        return Owner::Translated(translation, place);
+    }
+    match reply_of(tables, tuple) {
         None => Owner::Nobody,
         Some(_) if tables.is_local(&tuple.vip) => Owner::Local,
         Some(reply) => Owner::Backend(reply),
     }
+}
+
+/// The service that a client's packet is for.
+#[inline(always)]
+pub fn service_of<'t, T: Tables>(tables: &'t T, tuple: &FlowKey, protocol: Protocol) -> Option<&'t Service> {
+    let exact = ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 };
+    if let Some(service) = tables.service(&exact) {
+        return Some(service);
+    }
+    if !tables.features().contains(Features::WIDE) {
+        return None;
+    }
+    let key = tables.wide(protocol, &tuple.vip)?.service_key(tuple.vip_port.number())?;
+    tables.service(&key)
+}
+
+/// The `nat` backend that sent a packet.
+#[inline(always)]
+pub fn reply_of<'t, T: Tables>(tables: &'t T, tuple: &FlowKey) -> Option<&'t Reply> {
+    let exact =
+        ServiceKey { address: tuple.client, port: tuple.client_port, protocol: tuple.protocol, width: 0 };
+    if let Some(reply) = tables.reply(&exact) {
+        return Some(reply);
+    }
+    if !tables.features().contains(Features::WIDE) {
+        return None;
+    }
+    let any = ServiceKey { port: lb_common::Port::new(0), ..exact };
+    let port = tuple.client_port.number();
+    tables.reply(&any).filter(|reply| reply.ports.first <= port && port <= reply.ports.last)
 }

@@ -1,8 +1,8 @@
 //! The lookups that a packet needs, and what it leaves behind.
 
 use lb_common::{
-    Address, Backend, BackendId, Flow, FlowKey, HashKeys, Interface, Mac, Reply, Service, ServiceKey, Slot,
-    VirtualAddress,
+    Address, Backend, BackendId, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface, Mac, Protocol,
+    QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
 };
 
 /// The table is full: the flow is not remembered.
@@ -17,7 +17,7 @@ pub struct RouteQuery {
     /// Where it goes.
     pub destination: Address,
     /// Bytes of the IP packet.
-    pub length: u16,
+    pub length: u32,
     /// IP protocol number.
     pub protocol: u8,
 }
@@ -36,8 +36,8 @@ pub enum Route {
     },
     /// There is a way, but the neighbour's address is unknown.
     NeighbourUnknown,
-    /// The packet is larger than the way takes.
-    TooBig,
+    /// The packet is larger than the way takes: so many bytes of IP.
+    TooBig(u32),
     /// No way.
     None,
 }
@@ -53,19 +53,37 @@ pub struct Tally {
     pub refused: bool,
 }
 
+/// Why a translation was not added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotAdded {
+    /// Its key is taken.
+    Taken,
+    /// The table is full.
+    Full,
+}
+
 /// The maps as one packet sees them. References are to live memory: fields that change while a packet is
 /// under way are single words.
 pub trait Tables {
     /// Where a remembered flow stands, so that it is noted as seen without a second lookup.
     type Place: Copy;
+    /// The same word, of which neither compiler nor verifier knows anything any more: where many ways meet, the rest is
+    /// then verified once and not once for each way.
+    fn launder(&self, word: u64) -> u64;
+    /// What the program was loaded for.
+    fn features(&self) -> Features;
     /// The interface that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
     /// Seconds of the monotonic clock.
     fn now_seconds(&self) -> u32;
-    /// Keys of the flow hash.
-    fn hash_keys(&self) -> HashKeys;
+    /// A number that nobody foresees.
+    fn random(&self) -> u32;
+    /// Settings of the program as a whole.
+    fn settings(&self) -> Option<&Settings>;
     /// The service at exactly this (address, port, protocol).
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// The services of several ports at the longest prefix of this address.
+    fn wide(&self, protocol: Protocol, address: &Address) -> Option<&Wide>;
     /// One slot.
     fn slot(&self, index: u32) -> Option<Slot>;
     /// One backend.
@@ -82,8 +100,24 @@ pub trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<(Flow, Self::Place)>;
     /// Remembers a flow, or replaces what is remembered of it.
     fn remember(&self, key: &FlowKey, flow: Flow) -> Result<(), Refused>;
-    /// Writes what changes with a packet of a remembered flow: time and closed state, not the owner.
+    /// Writes what changes with a packet of a remembered or translated flow: time and state, not the owner.
     fn refresh(&self, place: Self::Place, flow: Flow);
+    /// One direction of a translated flow. The flow's two words are read whole, and stand at the place.
+    fn translation(&self, key: &FlowKey) -> Option<(Translation, Self::Place)>;
+    /// Adds one where its key is free: of two packets that try at once, one succeeds.
+    fn add_translation(&self, key: &FlowKey, translation: &Translation) -> Result<(), NotAdded>;
+    /// Takes back what this packet added.
+    fn remove_translation(&self, key: &FlowKey);
+    /// An address of the `full-nat` pool.
+    fn pool_address(&self, index: u32) -> Option<Address>;
+    /// Where the first fragment of a packet went.
+    fn fragment_way(&self, key: &FragmentKey) -> Option<FragmentWay>;
+    /// Remembers where it goes.
+    fn remember_fragment(&self, key: &FragmentKey, way: &FragmentWay);
+    /// The backend that a QUIC connection id names.
+    fn quic_server(&self, key: &QuicKey) -> Option<BackendId>;
+    /// Whether another ICMP error may be sent in this second; counts it.
+    fn may_answer(&self) -> bool;
     /// Asks the kernel for the way.
     fn route(&self, query: &RouteQuery) -> Route;
     /// Counts a forwarded packet.

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::{
-    Address, BackendState, Interface, Mac, Mode, NextHop, Port, ServiceKey, SlotState, Tracking,
+    Address, BackendState, FragmentPolicy, Interface, Mac, Mode, NextHop, Port, ServiceKey, ServiceSettings,
+    SlotState, Tracking,
     limits::{self, maps},
 };
 use lb_control::{
@@ -26,12 +27,8 @@ const REMOVED: u32 = 40;
 /// XDP_TX: every backend's next hop leads out of the interface that test runs come in by.
 const SENT: u32 = 3;
 
-const KEY: ServiceKey = ServiceKey {
-    address: Address::from_ipv4([203, 0, 113, 9]),
-    port: Port::new(80),
-    protocol: 6,
-    reserved: 0,
-};
+const KEY: ServiceKey =
+    ServiceKey { address: Address::from_ipv4([203, 0, 113, 9]), port: Port::new(80), protocol: 6, width: 0 };
 
 struct Pinned(PathBuf);
 
@@ -84,6 +81,7 @@ fn start(pin_dir: &Path) -> Result<Engine<BpfDatapath>> {
         object: aya::include_bytes_aligned!(env!("PORTCULLIS_BPF_OBJECT")),
         pin_dir: pin_dir.to_owned(),
         log_level: 1,
+        features: lb_common::Features::ALL,
         max_entries: vec![(maps::FLOWS, 131_072), (maps::SLOTS, 131_072), (maps::BACKENDS, 1_024)],
     };
     Engine::adopt(BpfDatapath::open(options)?)
@@ -91,6 +89,7 @@ fn start(pin_dir: &Path) -> Result<Engine<BpfDatapath>> {
 
 fn target(backends: impl Iterator<Item = u32>) -> Target {
     let backend = |id: u32| TargetBackend {
+        server_id: None,
         address: Address::from_ipv4([10, 1, (id >> 8) as u8, id as u8]),
         port: Port::new(8_080),
         weight: 1,
@@ -100,14 +99,16 @@ fn target(backends: impl Iterator<Item = u32>) -> Target {
     Target {
         services: vec![TargetService {
             key: KEY,
-            mode: Mode::Nat,
-            tracking: Tracking::OnChange,
-            flow_idle_seconds: IDLE_SECONDS,
+            last_port: 0,
+            settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, IDLE_SECONDS),
+            fragments: FragmentPolicy::Drop,
+            answer_echo: false,
             answer_arp: false,
             backends: backends.map(backend).collect(),
         }],
         interfaces: vec![(0, Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 })],
         locals: vec![],
+        ..Target::default()
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
             (r#"{"address":"10.0.0.1","port":80,"port":80}"#, "port: is given twice"),
             (
                 r#"{"address":"10.0.0.1","port":80,"mode":"n"}"#,
-                "mode: unknown variant `n`, expected `nat` or `dsr-l2`",
+                "mode: unknown variant `n`, expected one of `nat`, `full-nat`, `dsr-l2`, `dsr-ipip`, `dsr-gue`",
             ),
             (
                 r#"{"address":"10.0.0.1","port":80,"health_check":{"interval_ms":9}}"#,

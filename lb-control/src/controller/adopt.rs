@@ -53,7 +53,7 @@ pub fn ways(contents: &Contents) -> Vec<(IpAddr, NextHop)> {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{BackendId, Mode, Protocol, Tracking};
+    use lb_common::{BackendId, Mode, Protocol, ServiceSettings, Tracking};
 
     use super::*;
     use crate::{
@@ -84,7 +84,8 @@ mod tests {
         };
         desired.order(Condition::None, insert).expect("it is taken");
         let key = address::key("192.0.2.1:80".parse().expect("an address"), Protocol::Tcp);
-        let entry = lb_common::Service::new(7, 0, 1024, Mode::Nat, Tracking::OnChange, 300);
+        let entry =
+            lb_common::Service::new(7, 0, 1024, ServiceSettings::new(Mode::Nat, Tracking::OnChange, 300));
         let backend = lb_common::Backend {
             address: address::to_map(at.ip()),
             port: lb_common::Port::new(at.port()),

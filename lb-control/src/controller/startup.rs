@@ -204,6 +204,7 @@ fn options(config: &Config, object: &'static [u8]) -> BpfOptions<'static> {
         object,
         pin_dir: config.directories.pins.clone(),
         log_level: config.log_level.number(),
+        features: lb_common::Features::ALL,
         max_entries: vec![
             (limits::maps::FLOWS, config.capacities.flows),
             (limits::maps::SLOTS, config.capacities.slots),

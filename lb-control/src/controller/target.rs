@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::limits::LOCALS;
+use lb_common::{Settings, limits::LOCALS};
 
 use crate::{
     desired::target_service,
@@ -23,6 +23,8 @@ pub fn target(desired: &Desired, resolved: &Resolved, snapshot: &Snapshot, now_u
             .collect(),
         interfaces: resolved.interfaces.clone(),
         locals: locals(snapshot),
+        program: Settings::default(),
+        pool: Vec::new(),
     }
 }
 

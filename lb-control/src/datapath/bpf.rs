@@ -15,17 +15,18 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray},
     programs::{
-        ProgramError, Xdp, XdpMode,
+        ProgramError, ProgramFd, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
 };
 use aya_log::EbpfLogger;
 use lb_common::{
-    Address, Backend, BackendId, Counters, Flow, FlowKey, HashKeys, Interface, NextHop, Reason, Reply,
-    Service, ServiceKey, Settings, Slot, VirtualAddress, limits::maps,
+    Address, Backend, BackendId, Counters, Features, Flow, FlowKey, HashKeys, Interface, NextHop, Reason,
+    Reply, Service, ServiceKey, Settings, Slot, VirtualAddress,
+    limits::{self, maps},
 };
 
 use self::{
@@ -34,8 +35,12 @@ use self::{
 };
 use super::{Capacity, Change, Contents, Datapath};
 
-/// The program's name in the object.
+/// The first program's name in the object.
 const PROGRAM: &str = "portcullis";
+/// The others', by their index in `PROGRAMS`.
+const NEXT_PROGRAMS: [&str; limits::PROGRAMS as usize] = ["portcullis_uncommon", "portcullis_control"];
+/// Its global for what it is loaded for.
+const FEATURES: &str = "FEATURES";
 const BACKEND_WORDS: usize = size_of::<Backend>() / size_of::<u64>();
 const NEXT_HOP_WORD: usize = std::mem::offset_of!(Backend, next_hop) / size_of::<u64>();
 /// `service` and `state` share this word.
@@ -49,6 +54,8 @@ pub struct BpfOptions<'o> {
     pub pin_dir: PathBuf,
     /// Of the program's own messages: 0 off, 1 error … 5 trace.
     pub log_level: u8,
+    /// What the program is loaded for.
+    pub features: Features,
     /// Elements of maps that are created, by name; pinned maps keep theirs.
     pub max_entries: Vec<(&'static str, u32)>,
 }
@@ -117,6 +124,7 @@ impl BpfDatapath {
         let existing = pins.check_maps(&object)?;
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &options.log_level, true);
+        loader.override_global(FEATURES, &options.features, true);
         for name in maps::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
@@ -128,7 +136,10 @@ impl BpfDatapath {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader.load(options.object).context("creating the BPF maps")?;
-        load_program(&mut ebpf)?;
+        for name in NEXT_PROGRAMS.into_iter().chain([PROGRAM]) {
+            load_program(&mut ebpf, name)?;
+        }
+        put_programs(&mut ebpf)?;
 
         let mut taken = HashMap::new();
         for name in maps::ALL {
@@ -141,6 +152,7 @@ impl BpfDatapath {
         let capacity = Capacity {
             slots: entries(maps::SLOTS)?,
             flows: entries(maps::FLOWS)?,
+            translations: entries(maps::TRANSLATIONS)?,
             backends: entries(maps::BACKENDS)?,
             services: entries(maps::SERVICES)?,
         };
@@ -286,7 +298,7 @@ impl BpfDatapath {
         let (first, second) = random.split_at(8);
         let hash_keys =
             HashKeys([u64::from_ne_bytes(first.try_into()?), u64::from_ne_bytes(second.try_into()?)]);
-        settings.set(0, Settings { hash_keys }, 0)?;
+        settings.set(0, Settings { hash_keys, ..Settings::default() }, 0)?;
         Ok(hash_keys)
     }
 
@@ -470,8 +482,26 @@ impl Datapath for BpfDatapath {
     }
 }
 
-fn load_program(ebpf: &mut Ebpf) -> Result<()> {
-    let program = ebpf.program_mut(PROGRAM).context("the object has no program portcullis")?;
+/// Fills the map by which the first program finds the others: before a link runs the first. Old and new programs of
+/// one layout fit each other.
+fn put_programs(ebpf: &mut Ebpf) -> Result<()> {
+    let programs = NEXT_PROGRAMS
+        .iter()
+        .map(|name| -> Result<ProgramFd> {
+            let program = ebpf.program(name).with_context(|| format!("the object has no program {name}"))?;
+            Ok(<&Xdp>::try_from(program)?.fd()?.try_clone()?)
+        })
+        .collect::<Result<Vec<ProgramFd>>>()?;
+    let map = ebpf.map_mut(maps::PROGRAMS).context("the object defines no map PROGRAMS")?;
+    let mut map: ProgramArray<&mut MapData> = map.try_into()?;
+    for (index, program) in (0..).zip(&programs) {
+        map.set(index, program, 0).context("writing PROGRAMS")?;
+    }
+    Ok(())
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     let program: &mut Xdp = program.try_into()?;
     match program.load() {
         Ok(()) => Ok(()),
@@ -479,7 +509,7 @@ fn load_program(ebpf: &mut Ebpf) -> Result<()> {
             let log = verifier_log.to_string();
             let tail: Vec<&str> = log.lines().rev().take(12).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            bail!("the kernel refused the program: {io_error}\n{}", tail.join("\n"))
+            bail!("the kernel refused the program {name}: {io_error}\n{}", tail.join("\n"))
         }
         Err(error) => Err(error).context("loading the program"),
     }
@@ -492,7 +522,12 @@ fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
 
 fn data(map: &Map) -> Result<&MapData> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) => Ok(data),
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data) => Ok(data),
         other => bail!("a map of an unexpected type: {other:?}"),
     }
 }

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use lb_common::{
-    Address, Backend, BackendId, Counters, Flow, FlowKey, HashKeys, Interface, Mac, NextHop, Reply, Service,
-    ServiceKey, Slot, VirtualAddress,
+    Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, HashKeys,
+    Interface, Mac, NextHop, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
+    VirtualAddress, Wide, WideKey, limits,
 };
 use lb_ebpf::{
+    packet::Buffer,
     pipeline::{Verdict, process},
-    tables::{Refused, Route, RouteQuery, Tables, Tally},
+    tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally},
 };
 
 use super::{Capacity, Change, Contents, Datapath};
@@ -18,7 +20,14 @@ use super::{Capacity, Change, Contents, Datapath};
 /// The maps, and the clock.
 pub struct MemoryDatapath {
     pub(crate) capacity: Capacity,
-    pub(crate) hash_keys: HashKeys,
+    pub(crate) settings: Settings,
+    pub(crate) features: Features,
+    pub(crate) wide: HashMap<(WideKey, u8), Wide>,
+    pub(crate) quic_servers: HashMap<QuicKey, BackendId>,
+    pub(crate) pool: Vec<Address>,
+    pub(crate) translations: RefCell<HashMap<FlowKey, Translation>>,
+    pub(crate) fragments: RefCell<HashMap<FragmentKey, FragmentWay>>,
+    pub(crate) answers: Cell<(u32, u32)>,
     pub(crate) services: HashMap<ServiceKey, Service>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) backends: Vec<Backend>,
@@ -32,6 +41,8 @@ pub struct MemoryDatapath {
     pub(crate) reasons: RefCell<Vec<u64>>,
     /// Seconds that packets see.
     pub now_seconds: Cell<u32>,
+    /// The next number that packets see as random.
+    pub random: Cell<u32>,
 }
 
 impl MemoryDatapath {
@@ -39,7 +50,15 @@ impl MemoryDatapath {
     pub fn new(capacity: Capacity, hash_keys: HashKeys) -> Self {
         Self {
             capacity,
-            hash_keys,
+            settings: Settings { hash_keys, ..Settings::default() },
+            features: Features::ALL,
+            wide: HashMap::new(),
+            quic_servers: HashMap::new(),
+            pool: vec![Address::default(); 2 * limits::POOL_ADDRESSES as usize],
+            translations: RefCell::default(),
+            fragments: RefCell::default(),
+            answers: Cell::new((0, 0)),
+            random: Cell::new(1),
             services: HashMap::new(),
             slots: vec![Slot::default(); capacity.slots as usize],
             backends: vec![Backend::default(); capacity.backends as usize],
@@ -151,7 +170,7 @@ impl Datapath for MemoryDatapath {
     }
 
     fn hash_keys(&self) -> HashKeys {
-        self.hash_keys
+        self.settings.hash_keys
     }
 
     fn capacity(&self) -> Capacity {
@@ -161,7 +180,15 @@ impl Datapath for MemoryDatapath {
 
 /// One packet's view of the tables.
 impl Tables for MemoryDatapath {
-    type Place = FlowKey;
+    type Place = Place;
+
+    fn launder(&self, word: u64) -> u64 {
+        word
+    }
+
+    fn features(&self) -> Features {
+        self.features
+    }
 
     fn ingress_ifindex(&self) -> u32 {
         1
@@ -171,8 +198,21 @@ impl Tables for MemoryDatapath {
         self.now_seconds.get()
     }
 
-    fn hash_keys(&self) -> HashKeys {
-        self.hash_keys
+    fn random(&self) -> u32 {
+        let random = self.random.get();
+        self.random.set(random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+        random
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn wide(&self, protocol: Protocol, address: &Address) -> Option<&Wide> {
+        (0..=128).rev().find_map(|bits| {
+            let network = address.network(bits);
+            self.wide.get(&(WideKey::new(protocol as u8, network), bits))
+        })
     }
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
@@ -203,8 +243,8 @@ impl Tables for MemoryDatapath {
         self.interfaces.get(&index).copied()
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<(Flow, FlowKey)> {
-        self.flows.borrow().get(key).map(|&flow| (flow, *key))
+    fn flow(&self, key: &FlowKey) -> Option<(Flow, Place)> {
+        self.flows.borrow().get(key).map(|&flow| (flow, Place::Flow(*key)))
     }
 
     fn remember(&self, key: &FlowKey, flow: Flow) -> std::result::Result<(), Refused> {
@@ -216,10 +256,62 @@ impl Tables for MemoryDatapath {
         Ok(())
     }
 
-    fn refresh(&self, key: FlowKey, flow: Flow) {
-        if let Some(known) = self.flows.borrow_mut().get_mut(&key) {
-            *known = flow;
+    fn refresh(&self, place: Place, flow: Flow) {
+        match place {
+            Place::Flow(key) => {
+                if let Some(known) = self.flows.borrow_mut().get_mut(&key) {
+                    *known = flow;
+                }
+            }
+            Place::Translation(key) => {
+                if let Some(known) = self.translations.borrow_mut().get_mut(&key) {
+                    known.flow = flow;
+                }
+            }
         }
+    }
+
+    fn translation(&self, key: &FlowKey) -> Option<(Translation, Place)> {
+        self.translations.borrow().get(key).map(|&translation| (translation, Place::Translation(*key)))
+    }
+
+    fn add_translation(&self, key: &FlowKey, translation: &Translation) -> std::result::Result<(), NotAdded> {
+        let mut translations = self.translations.borrow_mut();
+        if translations.contains_key(key) {
+            return Err(NotAdded::Taken);
+        }
+        if translations.len() >= self.capacity.translations as usize {
+            return Err(NotAdded::Full);
+        }
+        translations.insert(*key, *translation);
+        Ok(())
+    }
+
+    fn remove_translation(&self, key: &FlowKey) {
+        self.translations.borrow_mut().remove(key);
+    }
+
+    fn pool_address(&self, index: u32) -> Option<Address> {
+        self.pool.get(index as usize).copied()
+    }
+
+    fn fragment_way(&self, key: &FragmentKey) -> Option<FragmentWay> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, way: &FragmentWay) {
+        self.fragments.borrow_mut().insert(*key, *way);
+    }
+
+    fn quic_server(&self, key: &QuicKey) -> Option<BackendId> {
+        self.quic_servers.get(key).copied()
+    }
+
+    fn may_answer(&self) -> bool {
+        let (second, sent) = self.answers.get();
+        let sent = if second == self.now_seconds.get() { sent + 1 } else { 1 };
+        self.answers.set((self.now_seconds.get(), sent));
+        sent <= self.settings.answers_per_second
     }
 
     /// There are no routes in memory: backends have next hops, and clients are neighbours of all.
@@ -243,10 +335,22 @@ impl Tables for MemoryDatapath {
     }
 }
 
+/// Where a flow stands.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// Among the remembered flows.
+    Flow(FlowKey),
+    /// Among the translated ones.
+    Translation(FlowKey),
+}
+
 impl MemoryDatapath {
-    /// Takes a packet through the shipped path and counts the reason.
-    pub fn process(&self, packet: &mut [u8]) -> Verdict {
-        let verdict = process(packet, self);
+    /// Takes a packet through the shipped path and counts the reason; the frame becomes what it leaves as.
+    pub fn process(&self, frame: &mut Vec<u8>) -> Verdict {
+        let mut packet = Buffer::new(frame);
+        let verdict = process(&mut packet, self);
+        frame.clear();
+        frame.extend_from_slice(packet.frame());
         self.reasons.borrow_mut()[verdict.reason as usize] += 1;
         verdict
     }

@@ -64,12 +64,12 @@ fn a_target_has_the_forms_of_the_maps() {
     let hop = NextHop { mac: Mac::new([2, 0, 0, 0, 0, 1]), interface: 3 };
     let target = target_service(&service(false), 0, |address| (address == at().ip()).then_some(hop));
     assert_eq!(target.key, address::key("10.0.0.1:80".parse().unwrap(), Protocol::Tcp));
-    assert_eq!((target.tracking, target.flow_idle_seconds), (Tracking::OnChange, 300));
+    assert_eq!((target.settings.tracking, target.settings.flow_idle_seconds), (Tracking::OnChange, 300));
     let backends: Vec<_> =
         target.backends.iter().map(|one| (one.port.number(), one.weight, one.next_hop)).collect();
     assert_eq!(backends, [(8080, 1, None), (8080, 2, Some(hop))]);
     let connectionless = Service { connectionless: true, protocol: Protocol::Udp, ..service(false) };
-    assert_eq!(target_service(&connectionless, 0, |_| None).tracking, Tracking::Connectionless);
+    assert_eq!(target_service(&connectionless, 0, |_| None).settings.tracking, Tracking::Connectionless);
 }
 
 #[test]

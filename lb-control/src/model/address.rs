@@ -30,7 +30,7 @@ pub fn from_map(address: Address) -> IpAddr {
 
 /// The key of `SERVICES` and `REPLIES`.
 pub fn key(at: SocketAddr, protocol: Protocol) -> ServiceKey {
-    ServiceKey { address: to_map(at.ip()), port: Port::new(at.port()), protocol: protocol as u8, reserved: 0 }
+    ServiceKey { address: to_map(at.ip()), port: Port::new(at.port()), protocol: protocol as u8, width: 0 }
 }
 
 #[cfg(test)]

@@ -173,7 +173,13 @@ names! {
 }
 names! {
     /// A [`Mode`] in JSON.
-    ModeName = Mode { Nat = "nat", DsrL2 = "dsr-l2" }
+    ModeName = Mode {
+        Nat = "nat",
+        FullNat = "full-nat",
+        DsrL2 = "dsr-l2",
+        DsrIpip = "dsr-ipip",
+        DsrGue = "dsr-gue",
+    }
 }
 names! {
     /// An [`OnFailure`] in JSON.
@@ -200,6 +206,9 @@ impl Service {
         errors.name(&spec.name);
         errors.address("address", spec.address);
         errors.port("port", spec.port);
+        if !matches!(spec.mode, ModeName::Nat | ModeName::DsrL2) {
+            errors.add("mode", format!("{} is not supported yet", spec.mode.text()));
+        }
         let protocol: Protocol = spec.protocol.into();
         if spec.connectionless && protocol != Protocol::Udp {
             errors.add("connectionless", "is for udp: a tcp flow is a connection");

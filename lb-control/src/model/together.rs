@@ -73,7 +73,7 @@ fn backend_errors(after: &Desired, changed: &[String]) -> Vec<BackendError> {
         for at in service.backends.keys() {
             let owner = match service.mode {
                 Mode::Nat => *owners.entry((*at, service.protocol)).or_insert(&service.name),
-                Mode::DsrL2 => &service.name,
+                Mode::FullNat | Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => &service.name,
             };
             let rule = if owner != service.name {
                 format!("{at} is a backend of service {owner}: the two could not tell its replies apart")

@@ -22,7 +22,7 @@ mod programs {
         macros::{btf_map, xdp},
         programs::XdpContext,
     };
-    use lb_common::{Flow, FlowKey, Service, ServiceKey, limits};
+    use lb_common::{Features, Flow, FlowKey, Service, ServiceKey, limits};
     use lb_ebpf::parse::{Parsed, parse};
 
     use crate::{
@@ -96,8 +96,7 @@ mod programs {
     #[xdp]
     pub fn parse_and_service(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
-        let key =
-            ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, reserved: 0 };
+        let key = ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 };
         if SERVICES.get_ptr(&key).is_some() { XDP_TX } else { XDP_PASS }
     }
 
@@ -126,7 +125,7 @@ mod programs {
 
     #[inline(always)]
     fn tuple(ctx: &XdpContext) -> Option<FlowKey> {
-        match parse(&XdpPacket::new(ctx)) {
+        match parse::<_, false>(&XdpPacket::new(ctx), Features::NONE, |word| word) {
             Parsed::Transport(transport) => Some(transport.tuple),
             _ => None,
         }

@@ -16,16 +16,38 @@ mod program {
     use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
     use aya_log_ebpf::{debug, error};
     use lb_common::Reason;
-    use lb_ebpf::pipeline::{Egress, Verdict, process};
+    use lb_ebpf::pipeline::{Verdict, control, first, uncommon};
 
     use crate::{maps::KernelTables, packet::XdpPacket};
 
-    /// The load balancer.
-    #[xdp]
+    /// The load balancer: whole TCP and UDP packets.
+    #[xdp(frags)]
     pub fn portcullis(ctx: XdpContext) -> u32 {
-        let verdict = process(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        let verdict = first(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Fragments, and IPv6 extension headers.
+    #[xdp(frags)]
+    pub fn portcullis_uncommon(ctx: XdpContext) -> u32 {
+        let verdict = uncommon(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Packets that are answered here, or that are about others.
+    #[xdp(frags)]
+    pub fn portcullis_control(ctx: XdpContext) -> u32 {
+        let verdict = control(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    #[inline(always)]
+    fn end(ctx: &XdpContext, verdict: Verdict) -> u32 {
+        if let Some(stage) = verdict.next {
+            KernelTables::go_on(ctx, stage);
+        }
         KernelTables::count_reason(verdict.reason);
-        report(&ctx, verdict.reason);
+        report(ctx, verdict.reason);
         action(verdict)
     }
 
@@ -33,22 +55,39 @@ mod program {
     #[inline(always)]
     fn action(verdict: Verdict) -> u32 {
         match verdict.reason {
-            Reason::Forwarded | Reason::Replied | Reason::ArpAnswered => match verdict.egress {
-                Egress::Ingress => xdp_action::XDP_TX,
+            Reason::Forwarded
+            | Reason::Replied
+            | Reason::ErrorForwarded
+            | Reason::ErrorReplied
+            | Reason::ArpAnswered
+            | Reason::NeighbourAnswered
+            | Reason::EchoAnswered
+            | Reason::TooBigAnswered
+            | Reason::TimeExceededAnswered => match verdict.egress.other_ifindex() {
+                None => xdp_action::XDP_TX,
                 // SAFETY: a plain helper call; an unknown ifindex is dropped and counted by the kernel.
-                Egress::Interface(ifindex) => (unsafe { bpf_redirect(ifindex, 0) }) as u32,
+                Some(ifindex) => (unsafe { bpf_redirect(ifindex, 0) }) as u32,
             },
-            Reason::NotIp | Reason::NotOurs | Reason::LocalReply | Reason::ResolvingNextHop => {
-                xdp_action::XDP_PASS
-            }
-            Reason::Fragment
-            | Reason::OptionsUnsupported
+            Reason::NotIp
+            | Reason::NotOurs
+            | Reason::LocalReply
+            | Reason::ResolvingNextHop
+            | Reason::LeftToFragment
+            | Reason::ReplyLeft
+            | Reason::FragmentPassed => xdp_action::XDP_PASS,
+            Reason::FragmentUnknown
+            | Reason::ExtensionUnsupported
             | Reason::Malformed
+            | Reason::IcmpUnrelated
+            | Reason::AnswerLimited
             | Reason::TtlExpired
             | Reason::ExceedsMtu
             | Reason::NoBackend
             | Reason::NextHopUnresolved
             | Reason::NoRoute
+            | Reason::OwnClient
+            | Reason::PortsExhausted
+            | Reason::TranslationsFull
             | Reason::TableInconsistent => xdp_action::XDP_DROP,
         }
     }
@@ -58,7 +97,7 @@ mod program {
     fn report(ctx: &XdpContext, reason: Reason) {
         match reason {
             Reason::TableInconsistent => {
-                error!(ctx, "a table names a slot or an interface that does not exist")
+                error!(ctx, "a table names a slot, an interface or a program that does not exist")
             }
             Reason::NoRoute => {
                 debug!(ctx, "no route for a packet that came in by interface {}", ctx.ingress_ifindex())

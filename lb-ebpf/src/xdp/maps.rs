@@ -3,20 +3,29 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext as _, Global,
     bindings::{
-        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
+        bpf_fib_lookup,
     },
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
     helpers,
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendId, Counters, Flow, FlowKey, HashKeys, Interface, Mac, Reason, Reply, Service,
-    ServiceKey, Settings, Slot, VirtualAddress, limits,
+    Address, Answers, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay,
+    Interface, Mac, Protocol, QuicKey, Reason, Reply, Service, ServiceKey, Settings, Slot, Translation,
+    VirtualAddress, Wide, WideKey, limits,
 };
-use lb_ebpf::tables::{Refused, Route, RouteQuery, Tables, Tally};
+use lb_ebpf::{
+    pipeline::Stage,
+    tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally},
+};
+
+/// What the program is loaded for; the loader writes it, and the verifier removes what is off.
+#[unsafe(no_mangle)]
+static FEATURES: Global<u32> = Global::new(0);
 
 /// `BPF_F_MMAPABLE`: the controller changes these by plain stores.
 const MMAPABLE: usize = 1 << 10;
@@ -45,8 +54,28 @@ static BACKEND_COUNTERS: PerCpuArray<Counters, { limits::BACKENDS as usize }> = 
 static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static TRANSLATIONS: HashMap<FlowKey, Translation, { limits::TRANSLATIONS as usize }> = HashMap::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentWay, { limits::FRAGMENTS as usize }> = LruHashMap::new();
+#[btf_map]
+static WIDE: LpmTrie<WideKey, Wide, { limits::WIDE as usize }> = LpmTrie::new();
+#[btf_map]
+static QUIC_SERVERS: HashMap<QuicKey, u32, { limits::QUIC_SERVERS as usize }> = HashMap::new();
+/// IPv4 addresses, then IPv6 ones.
+#[btf_map]
+static POOL: Array<Address, { 2 * limits::POOL_ADDRESSES as usize }> = Array::new();
+/// Where words are laundered; not pinned, and nobody else's.
+#[btf_map]
+static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// The programs after the first, by [`Stage`].
+#[btf_map]
+static PROGRAMS: ProgramArray<{ limits::PROGRAMS as usize }> = ProgramArray::new();
+#[btf_map]
+static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const FIB_LOOKUP_WORDS: usize = size_of::<bpf_fib_lookup>() / size_of::<u64>();
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -59,6 +88,13 @@ impl<'c> KernelTables<'c> {
     #[inline(always)]
     pub fn new(ctx: &'c XdpContext) -> Self {
         Self { ctx }
+    }
+
+    /// Becomes another program; returns only if there is none.
+    #[inline(always)]
+    pub fn go_on(ctx: &XdpContext, stage: Stage) {
+        // SAFETY: XDP programs of one object, in a map that only the controller writes.
+        unsafe { PROGRAMS.tail_call(ctx, stage as u32) }
     }
 
     /// Counts one way out of the pipeline.
@@ -92,6 +128,21 @@ impl Tables for KernelTables<'_> {
     type Place = *mut u64;
 
     #[inline(always)]
+    fn launder(&self, word: u64) -> u64 {
+        let Some(place) = SCRATCH.get_ptr_mut(0) else { return 0 };
+        // SAFETY: as in `count_reason`; volatile, or the compiler sees through it.
+        unsafe {
+            place.write_volatile(word);
+            place.read_volatile()
+        }
+    }
+
+    #[inline(always)]
+    fn features(&self) -> Features {
+        Features::from_word(FEATURES.load())
+    }
+
+    #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
         self.ctx.ingress_ifindex() as u32
     }
@@ -103,14 +154,26 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn hash_keys(&self) -> HashKeys {
-        SETTINGS.get(0).map(|settings| settings.hash_keys).unwrap_or_default()
+    fn random(&self) -> u32 {
+        // SAFETY: a plain helper call.
+        unsafe { helpers::generated::bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
     }
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         // SAFETY: the controller replaces entries by new elements; a recycled one is still a whole entry.
         unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn wide(&self, protocol: Protocol, address: &Address) -> Option<&Wide> {
+        let key = Key::new(WideKey::prefix_len(128), WideKey::new(protocol as u8, *address));
+        WIDE.get(&key)
     }
 
     #[inline(always)]
@@ -171,6 +234,67 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
+    fn translation(&self, key: &FlowKey) -> Option<(Translation, Self::Place)> {
+        let pointer = TRANSLATIONS.get_ptr_mut(key)?;
+        let words = pointer.cast::<u64>();
+        // SAFETY: a whole element; its two words of time and owner are read whole, as in `flow`.
+        let (translation, flow) =
+            unsafe { (*pointer, [words.read_volatile(), words.add(1).read_volatile()]) };
+        Some((Translation { flow: Flow::from_words(flow), ..translation }, words))
+    }
+
+    #[inline(always)]
+    fn add_translation(&self, key: &FlowKey, translation: &Translation) -> Result<(), NotAdded> {
+        const EEXIST: i32 = -17;
+        TRANSLATIONS.insert(key, translation, BPF_NOEXIST.into()).map_err(|error| match error {
+            EEXIST => NotAdded::Taken,
+            _ => NotAdded::Full,
+        })
+    }
+
+    #[inline(always)]
+    fn remove_translation(&self, key: &FlowKey) {
+        // It may have been removed meanwhile: then there is nothing to do.
+        let _ = TRANSLATIONS.remove(key);
+    }
+
+    #[inline(always)]
+    fn pool_address(&self, index: u32) -> Option<Address> {
+        POOL.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn fragment_way(&self, key: &FragmentKey) -> Option<FragmentWay> {
+        // SAFETY: as in `service`; copied out.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, way: &FragmentWay) {
+        // A table of the least recently used makes room; should it fail, later fragments are unknown, and counted.
+        let _ = FRAGMENTS.insert(key, way, 0);
+    }
+
+    #[inline(always)]
+    fn quic_server(&self, key: &QuicKey) -> Option<BackendId> {
+        // SAFETY: one word.
+        unsafe { QUIC_SERVERS.get(key) }.map(|id| BackendId(*id))
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let (Some(answers), Some(settings)) = (ANSWERS.get_ptr_mut(0), self.settings()) else { return false };
+        let now = self.now_seconds();
+        // SAFETY: as in `count_reason`.
+        let answers = unsafe { &mut *answers };
+        if answers.second != now {
+            *answers = Answers { second: now, sent: 0 };
+        }
+        answers.sent += 1;
+        answers.sent <= settings.answers_per_second
+    }
+
+    #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Route {
         // Zeroed by words: `mem::zeroed` becomes a call that stores byte by byte, 20 ns of every reply.
         let mut words = MaybeUninit::<[u64; FIB_LOOKUP_WORDS]>::uninit();
@@ -180,12 +304,18 @@ impl Tables for KernelTables<'_> {
         }
         // SAFETY: of the same size, less aligned, integers and arrays of them: all zeroes are valid.
         let lookup = unsafe { &mut *words.as_mut_ptr().cast::<bpf_fib_lookup>() };
-        lookup.family = AF_INET;
         lookup.l4_protocol = query.protocol;
-        lookup.__bindgen_anon_1.tot_len = query.length;
+        lookup.__bindgen_anon_1.tot_len = query.length as u16;
         lookup.ifindex = self.ingress_ifindex();
-        lookup.__bindgen_anon_3.ipv4_src = query.source.ipv4_word();
-        lookup.__bindgen_anon_4.ipv4_dst = query.destination.ipv4_word();
+        if query.destination.is_ipv4() {
+            lookup.family = AF_INET;
+            lookup.__bindgen_anon_3.ipv4_src = query.source.ipv4_word();
+            lookup.__bindgen_anon_4.ipv4_dst = query.destination.ipv4_word();
+        } else {
+            lookup.family = AF_INET6;
+            lookup.__bindgen_anon_3.ipv6_src = query.source.words();
+            lookup.__bindgen_anon_4.ipv6_dst = query.destination.words();
+        }
         // SAFETY: `lookup` is initialised and of the length given.
         let answer = unsafe {
             helpers::generated::bpf_fib_lookup(
@@ -202,7 +332,10 @@ impl Tables for KernelTables<'_> {
                 destination: Mac::new(lookup.dmac),
             },
             BPF_FIB_LKUP_RET_NO_NEIGH => Route::NeighbourUnknown,
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig,
+            // SAFETY: a union of two 16-bit integers; the kernel wrote the size that fits.
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+                Route::TooBig(unsafe { lookup.__bindgen_anon_1.mtu_result } as u32)
+            }
             _ => Route::None,
         }
     }

@@ -153,8 +153,8 @@ impl Row {
         };
         let client = SocketAddrV4::new(CLIENTS, CLIENT_PORT);
         let vip = match mode {
-            Mode::Nat => VIP_NAT,
-            Mode::DsrL2 => VIP_DSR,
+            Mode::Nat | Mode::FullNat => VIP_NAT,
+            Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => VIP_DSR,
         };
         let port = if scenario == Scenario::NotOurs { VIP_PORT + 1 } else { VIP_PORT };
         let to_vip = Frame {
@@ -191,15 +191,20 @@ impl Row {
 pub const fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Nat => "nat",
+        Mode::FullNat => "full-nat",
         Mode::DsrL2 => "dsr-l2",
+        Mode::DsrIpip => "dsr-ipip",
+        Mode::DsrGue => "dsr-gue",
     }
 }
 
 /// Address and port of backend `number` of the services of a mode.
 pub fn backend(mode: Mode, number: u8) -> SocketAddrV4 {
     match mode {
-        Mode::Nat => SocketAddrV4::new(Ipv4Addr::new(10, 9, 1, 1 + number), 8080),
-        Mode::DsrL2 => SocketAddrV4::new(Ipv4Addr::new(10, 9, 2, 1 + number), VIP_PORT),
+        Mode::Nat | Mode::FullNat => SocketAddrV4::new(Ipv4Addr::new(10, 9, 1, 1 + number), 8080),
+        Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => {
+            SocketAddrV4::new(Ipv4Addr::new(10, 9, 2, 1 + number), VIP_PORT)
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use lb_common::{
-    Address, BackendState, Interface, Mac, Mode, NextHop, Port, Protocol, ServiceKey, Slot, SlotState,
-    Tracking, limits::maps,
+    Address, BackendState, FragmentPolicy, Interface, Mac, Mode, NextHop, Port, Protocol, ServiceKey,
+    ServiceSettings, Slot, SlotState, Tracking, limits::maps,
 };
 use lb_control::{
     datapath::{
@@ -87,6 +87,7 @@ impl Stage {
             object: load_balancer,
             pin_dir: pin_dir.clone(),
             log_level: 1,
+            features: lb_common::Features::NONE,
             max_entries: Vec::new(),
         };
         let mut engine = Engine::adopt(BpfDatapath::open(options)?)?;
@@ -278,15 +279,10 @@ fn address(address: Ipv4Addr) -> Address {
 
 fn service_key(mode: Mode, protocol: Protocol) -> ServiceKey {
     let vip = match mode {
-        Mode::Nat => row::VIP_NAT,
-        Mode::DsrL2 => row::VIP_DSR,
+        Mode::Nat | Mode::FullNat => row::VIP_NAT,
+        Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => row::VIP_DSR,
     };
-    ServiceKey {
-        address: address(vip),
-        port: Port::new(row::VIP_PORT),
-        protocol: protocol as u8,
-        reserved: 0,
-    }
+    ServiceKey { address: address(vip), port: Port::new(row::VIP_PORT), protocol: protocol as u8, width: 0 }
 }
 
 /// Both modes with both protocols, a hundred backends each, every next hop known.
@@ -294,6 +290,7 @@ fn target(ifindex: u32) -> Target {
     let backends = |mode| {
         (0..BACKENDS)
             .map(|number| TargetBackend {
+                server_id: None,
                 address: address(*row::backend(mode, number).ip()),
                 port: Port::new(row::backend(mode, number).port()),
                 weight: 1,
@@ -307,13 +304,19 @@ fn target(ifindex: u32) -> Target {
         .flat_map(|mode| [(mode, Protocol::Tcp), (mode, Protocol::Udp)])
         .map(|(mode, protocol)| TargetService {
             key: service_key(mode, protocol),
-            mode,
-            tracking: Tracking::OnChange,
-            flow_idle_seconds: FLOW_IDLE_SECONDS,
+            last_port: 0,
+            settings: ServiceSettings::new(mode, Tracking::OnChange, FLOW_IDLE_SECONDS),
+            fragments: FragmentPolicy::Drop,
+            answer_echo: false,
             answer_arp: false,
             backends: backends(mode),
         })
         .collect();
     let interface = Interface { mac: Mac::new([2, 0, 0, 0, 9, 1]).word(), ifindex, mtu: 1_500 };
-    Target { services, interfaces: vec![(0, interface)], locals: vec![address(Ipv4Addr::new(10, 9, 0, 1))] }
+    Target {
+        services,
+        interfaces: vec![(0, interface)],
+        locals: vec![address(Ipv4Addr::new(10, 9, 0, 1))],
+        ..Target::default()
+    }
 }

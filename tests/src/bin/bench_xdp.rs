@@ -131,7 +131,7 @@ const fn reason(scenario: Scenario) -> Reason {
         | Scenario::Udp => Reason::Forwarded,
         Scenario::Reply => Reason::Replied,
         Scenario::NotOurs => Reason::NotOurs,
-        Scenario::Drop => Reason::Fragment,
+        Scenario::Drop => Reason::FragmentUnknown,
     }
 }
 

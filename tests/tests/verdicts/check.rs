@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendId, BackendState, Counters, Flow, FlowKey, NextHop, Port, Reason, Service, Slot,
-    SlotState,
+    Backend, BackendId, BackendState, Counters, Flow, FlowKey, FlowState, NextHop, Port, Reason, Service,
+    Slot, SlotState,
     hash::{flow_hash, tag},
 };
 use lb_control::{
@@ -16,7 +16,7 @@ use lb_control::{
 use crate::{
     lanes::Lane,
     row::{Given, Row, Way},
-    world::{FLOWS, IDLE_SECONDS, SLOTS, Svc, Who, address, next_hop},
+    world::{FLOWS, SLOTS, Svc, Who, address, next_hop},
 };
 
 /// Whether the program itself sends such a packet.
@@ -69,7 +69,7 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
         );
     }
     let flow = lane.engine().datapath().flows()?.into_iter().find(|(key, _)| *key == row.service.flow());
-    let found = flow.map(|(_, flow)| (flow.backend(), flow.closed()));
+    let found = flow.map(|(_, flow)| (flow.backend(), flow.state().is_over()));
     let expected = row.remembered.map(|(who, closed)| (id(lane, row.service, who), closed));
     compare("remembered", format!("{found:?}"), format!("{expected:?}"));
     if let (Some((_, flow)), true) = (flow, row.reason == Reason::Forwarded && is_looked_up(row)) {
@@ -186,14 +186,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<()> {
                 of(who, &|entry| entry.next_hop = hop.word());
             }
             Given::TableBeyond => {
-                entry = Service::new(
-                    entry.id,
-                    SLOTS,
-                    entry.slots(),
-                    entry.mode(),
-                    entry.tracking(),
-                    IDLE_SECONDS,
-                );
+                entry = Service::new(entry.id, SLOTS, entry.slots(), entry.settings());
             }
             Given::Remembered(..) | Given::Closed(..) | Given::Recycled(_) | Given::Full => {}
         }
@@ -216,22 +209,22 @@ fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> 
     match given {
         Given::Remembered(who, ago) => {
             let id = id(lane, service, who);
-            lane.remember(key, Flow::new(id, own_tag, now.wrapping_sub(ago), false))
+            lane.remember(key, Flow::new(id, own_tag, now.wrapping_sub(ago), FlowState::Established))
         }
         Given::Closed(who, ago) => {
             let id = id(lane, service, who);
-            lane.remember(key, Flow::new(id, own_tag, now.wrapping_sub(ago), true))
+            lane.remember(key, Flow::new(id, own_tag, now.wrapping_sub(ago), FlowState::Closing))
         }
         Given::Recycled(who) => {
             let id = id(lane, service, who);
-            lane.remember(key, Flow::new(id, !own_tag, now, false))
+            lane.remember(key, Flow::new(id, !own_tag, now, FlowState::Established))
         }
         Given::Full => {
             let known = lane.engine().datapath().flows()?.len() as u32;
             for number in known..FLOWS {
                 let other = FlowKey { client_port: Port::new(number as u16), ..key };
                 let other_tag = tag(flow_hash(lane.engine().datapath().hash_keys(), &other));
-                lane.remember(other, Flow::new(BackendId(1), other_tag, now, false))?;
+                lane.remember(other, Flow::new(BackendId(1), other_tag, now, FlowState::Established))?;
             }
             Ok(())
         }

@@ -123,9 +123,9 @@ fn replies() -> Vec<Row> {
             ..replied(NatTcp, "reply to a client whose neighbour is unknown", segment, A)
         },
         stays(NatTcp, "reply, no route", &[], segment(&to_unrouted), Reason::NoRoute).by(Way::KernelOnly),
-        stays(NatTcp, "reply, larger than the route takes", &[], too_big(&to_narrow), Reason::ExceedsMtu)
+        stays(NatTcp, "reply, larger than the route takes", &[], too_big(&to_narrow), Reason::ReplyLeft)
             .by(Way::KernelOnly),
-        stays(NatTcp, "reply, last hop", &[], segment(&last_hop), Reason::TtlExpired),
+        stays(NatTcp, "reply, last hop", &[], segment(&last_hop), Reason::ReplyLeft),
     ]
 }
 

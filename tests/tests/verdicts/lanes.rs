@@ -17,7 +17,7 @@ use lb_control::{
     },
     engine::{Engine, monotonic_seconds},
 };
-use lb_ebpf::{pipeline::Egress, tables::Tables as _};
+use lb_ebpf::tables::Tables as _;
 
 use crate::{
     row::Action,
@@ -52,6 +52,7 @@ impl Kernel {
             object,
             pin_dir: pin_dir.clone(),
             log_level: 1,
+            features: lb_common::Features::ALL,
             max_entries: vec![(maps::FLOWS, FLOWS), (maps::SLOTS, SLOTS), (maps::BACKENDS, BACKENDS)],
         };
         let mut engine = Engine::adopt(BpfDatapath::open(options)?)?;
@@ -108,8 +109,13 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Result<Self> {
-        let capacity =
-            Capacity { slots: SLOTS, flows: FLOWS, backends: BACKENDS, services: limits::SERVICES };
+        let capacity = Capacity {
+            slots: SLOTS,
+            flows: FLOWS,
+            translations: 1_024,
+            backends: BACKENDS,
+            services: limits::SERVICES,
+        };
         let keys = HashKeys([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
         let mut engine = Engine::adopt(MemoryDatapath::new(capacity, keys))?;
         engine.apply(&target(), monotonic_seconds())?;
@@ -134,9 +140,10 @@ impl Lane for Host {
         let tables = self.engine.datapath();
         tables.now_seconds.set(monotonic_seconds());
         let verdict = tables.process(&mut out);
-        let action = crate::check::is_sent(verdict.reason).then_some(match verdict.egress {
-            Egress::Ingress => Action::Tx,
-            Egress::Interface(_) => Action::Redirect,
+        let action = crate::check::is_sent(verdict.reason).then_some(if verdict.egress.is_ingress() {
+            Action::Tx
+        } else {
+            Action::Redirect
         });
         Ok((action, out))
     }

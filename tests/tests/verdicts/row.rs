@@ -130,7 +130,7 @@ pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) ->
 /// A packet that stays as it is.
 pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason: Reason) -> Row {
     let action = match reason {
-        Reason::NotIp | Reason::NotOurs | Reason::LocalReply => Action::Pass,
+        Reason::NotIp | Reason::NotOurs | Reason::LocalReply | Reason::ReplyLeft => Action::Pass,
         _ => Action::Drop,
     };
     Row {

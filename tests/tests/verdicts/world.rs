@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::Result;
 use lb_common::{
-    Address, BackendState, FlowKey, Interface, Mac, Mode, NextHop, Port, Protocol, ServiceKey, Tracking,
+    Address, BackendState, FlowKey, FragmentPolicy, Interface, Mac, Mode, NextHop, Port, Protocol,
+    ServiceKey, ServiceSettings, Tracking,
 };
 use lb_control::target::{Target, TargetBackend, TargetService};
 use tests::{
@@ -115,7 +116,7 @@ impl Svc {
             address: address(*self.vip().ip()),
             port: Port::new(self.vip().port()),
             protocol: self.protocol() as u8,
-            reserved: 0,
+            width: 0,
         }
     }
 
@@ -152,6 +153,7 @@ impl Svc {
         match self.mode() {
             Mode::Nat => Frame { destination: self.backend(who), ttl: came.ttl - 1, ..sent },
             Mode::DsrL2 => sent,
+            mode => unreachable!("no service of mode {mode:?}"),
         }
     }
 
@@ -211,6 +213,7 @@ pub fn next_hop(who: Who) -> NextHop {
 /// Everything, as the controller would install it.
 pub fn target() -> Target {
     let backend = |service: Svc, who| TargetBackend {
+        server_id: None,
         address: address(*service.backend(who).ip()),
         port: Port::new(service.backend(who).port()),
         weight: 1,
@@ -221,12 +224,17 @@ pub fn target() -> Target {
         .into_iter()
         .map(|service| TargetService {
             key: service.key(),
-            mode: service.mode(),
-            tracking: match service {
-                Svc::Connectionless => Tracking::Connectionless,
-                _ => Tracking::OnChange,
-            },
-            flow_idle_seconds: IDLE_SECONDS,
+            last_port: 0,
+            settings: ServiceSettings::new(
+                service.mode(),
+                match service {
+                    Svc::Connectionless => Tracking::Connectionless,
+                    _ => Tracking::OnChange,
+                },
+                IDLE_SECONDS,
+            ),
+            fragments: FragmentPolicy::Drop,
+            answer_echo: false,
             answer_arp: service.mode() == Mode::Nat,
             backends: match service {
                 Svc::Empty => Vec::new(),
@@ -242,6 +250,7 @@ pub fn target() -> Target {
             (1, interface(OTHER_MAC, OTHER, OTHER_MTU)),
         ],
         locals: vec![address(LOCAL)],
+        ..Target::default()
     }
 }
 

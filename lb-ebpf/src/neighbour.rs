@@ -1,9 +1,11 @@
-//! ARP for virtual addresses (RFC 826): the balancer owns them without the host's stack knowing.
+//! ARP (RFC 826) and neighbour solicitations (RFC 4861) for virtual addresses: the balancer owns them without the
+//! host's stack knowing.
 
 use lb_common::{Address, Mac, Reason, limits};
 use network_types::eth::EthHdr;
 
 use crate::{
+    link::write_mac,
     packet::Packet,
     pipeline::{Egress, Verdict},
     tables::Tables,
@@ -15,12 +17,12 @@ const REPLY: u32 = u32::from_ne_bytes([6, 4, 0, 2]);
 
 /// Turns a request for a virtual address into its answer, sent back by the way it came.
 #[inline(always)]
-pub fn answer<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, arp: usize) -> Verdict {
-    try_answer(packet, tables, arp).unwrap_or(Verdict::stay(Reason::NotIp))
+pub fn answer_arp<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, arp: usize) -> Verdict {
+    try_answer_arp(packet, tables, arp).unwrap_or(Verdict::stay(Reason::NotIp))
 }
 
 #[inline(always)]
-fn try_answer<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, arp: usize) -> Option<Verdict> {
+fn try_answer_arp<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, arp: usize) -> Option<Verdict> {
     // hardware and protocol type; lengths and operation; then sender and target, MAC before IP, unaligned.
     let words = packet.load::<[u32; 7]>(arp)?;
     let [kind, operation, sender_mac_low, sender_mixed, sender_mixed_low, _, target] = words;
@@ -44,7 +46,7 @@ fn try_answer<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, arp: us
     packet.store(arp + 14, target)?;
     write_mac(packet, arp + 18, sender)?;
     packet.store(arp + 24, sender_ip)?;
-    Some(Verdict { reason: Reason::ArpAnswered, egress: Egress::Ingress })
+    Some(Verdict::send(Reason::ArpAnswered, Egress::INGRESS))
 }
 
 /// The address of the interface that the packet came in by; found by a scan, which only ARP pays for.
@@ -59,12 +61,4 @@ fn own_mac<T: Tables>(tables: &T) -> Option<Mac> {
         }
     }
     None
-}
-
-/// Writes the six bytes of an Ethernet address.
-#[inline(always)]
-pub fn write_mac<P: Packet + ?Sized>(packet: &mut P, offset: usize, mac: Mac) -> Option<()> {
-    let [a, b, c, d, e, f] = mac.bytes();
-    packet.store(offset, u32::from_ne_bytes([a, b, c, d]))?;
-    packet.store(offset + 4, u16::from_ne_bytes([e, f]))
 }
