@@ -20,14 +20,22 @@ use super::{Capacity, Change, Contents, Datapath};
 /// The maps, and the clock.
 pub struct MemoryDatapath {
     pub(crate) capacity: Capacity,
-    pub(crate) settings: Settings,
-    pub(crate) features: Features,
-    pub(crate) wide: HashMap<(WideKey, u8), Wide>,
-    pub(crate) quic_servers: HashMap<QuicKey, BackendId>,
-    pub(crate) pool: Vec<Address>,
-    pub(crate) translations: RefCell<HashMap<FlowKey, Translation>>,
-    pub(crate) fragments: RefCell<HashMap<FragmentKey, FragmentWay>>,
-    pub(crate) answers: Cell<(u32, u32)>,
+    /// Hash keys, tunnels, the pool of `full-nat` and limits.
+    pub settings: Settings,
+    /// What the program is loaded for.
+    pub features: Features,
+    /// Services of several ports or addresses, by network and its bits.
+    pub wide: HashMap<(WideKey, u8), Wide>,
+    /// Backends by the server id in connection ids.
+    pub quic_servers: HashMap<QuicKey, BackendId>,
+    /// Addresses of `full-nat`.
+    pub pool: Vec<Address>,
+    /// What `full-nat` remembers.
+    pub translations: RefCell<HashMap<FlowKey, Translation>>,
+    /// Where first fragments went.
+    pub fragments: RefCell<HashMap<FragmentKey, FragmentWay>>,
+    /// The second of the last ICMP error, and how many were sent in it.
+    pub answers: Cell<(u32, u32)>,
     pub(crate) services: HashMap<ServiceKey, Service>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) backends: Vec<Backend>,
@@ -35,7 +43,8 @@ pub struct MemoryDatapath {
     pub(crate) interfaces: HashMap<u16, Interface>,
     pub(crate) locals: Vec<Address>,
     pub(crate) virtual_addresses: HashMap<Address, VirtualAddress>,
-    pub(crate) flows: RefCell<HashMap<FlowKey, Flow>>,
+    /// Remembered flows.
+    pub flows: RefCell<HashMap<FlowKey, Flow>>,
     pub(crate) service_counters: RefCell<HashMap<u32, Counters>>,
     pub(crate) backend_counters: RefCell<HashMap<BackendId, Counters>>,
     pub(crate) reasons: RefCell<Vec<u64>>,
