@@ -22,6 +22,8 @@ mod pass;
 mod refuse;
 #[path = "verdicts/row.rs"]
 mod row;
+#[path = "verdicts/services.rs"]
+mod services;
 #[path = "verdicts/slots.rs"]
 mod slots;
 #[path = "verdicts/world.rs"]

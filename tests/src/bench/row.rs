@@ -1,6 +1,6 @@
 //! One thing that is measured, and the list of all.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lb_common::Mode;
 
@@ -151,17 +151,18 @@ impl Row {
             Self::Floor(..) => (Mode::Nat, Scenario::Settled),
             Self::Shipped(mode, scenario, _) => (mode, scenario),
         };
-        let client = SocketAddrV4::new(CLIENTS, CLIENT_PORT);
+        let client = SocketAddr::new(IpAddr::V4(CLIENTS), CLIENT_PORT);
         let vip = match mode {
             Mode::Nat | Mode::FullNat => VIP_NAT,
             Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => VIP_DSR,
         };
         let port = if scenario == Scenario::NotOurs { VIP_PORT + 1 } else { VIP_PORT };
         let to_vip = Frame {
+            tags: &[],
             source_mac: [2, 0, 0, 0, 9, 9],
             destination_mac: [2, 0, 0, 0, 9, 1],
             source: client,
-            destination: SocketAddrV4::new(vip, port),
+            destination: SocketAddr::new(IpAddr::V4(vip), port),
             ttl: 64,
         };
         let bytes = match scenario {
@@ -199,11 +200,11 @@ pub const fn mode_name(mode: Mode) -> &'static str {
 }
 
 /// Address and port of backend `number` of the services of a mode.
-pub fn backend(mode: Mode, number: u8) -> SocketAddrV4 {
+pub fn backend(mode: Mode, number: u8) -> SocketAddr {
     match mode {
-        Mode::Nat | Mode::FullNat => SocketAddrV4::new(Ipv4Addr::new(10, 9, 1, 1 + number), 8080),
+        Mode::Nat | Mode::FullNat => SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 1, 1 + number)), 8080),
         Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => {
-            SocketAddrV4::new(Ipv4Addr::new(10, 9, 2, 1 + number), VIP_PORT)
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 2, 1 + number)), VIP_PORT)
         }
     }
 }

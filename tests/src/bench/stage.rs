@@ -291,7 +291,7 @@ fn target(ifindex: u32) -> Target {
         (0..BACKENDS)
             .map(|number| TargetBackend {
                 server_id: None,
-                address: address(*row::backend(mode, number).ip()),
+                address: lb_control::model::address::to_map(row::backend(mode, number).ip()),
                 port: Port::new(row::backend(mode, number).port()),
                 weight: 1,
                 state: BackendState::Up,

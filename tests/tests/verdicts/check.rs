@@ -21,7 +21,18 @@ use crate::{
 
 /// Whether the program itself sends such a packet.
 pub fn is_sent(reason: Reason) -> bool {
-    matches!(reason, Reason::Forwarded | Reason::Replied | Reason::ArpAnswered)
+    matches!(
+        reason,
+        Reason::Forwarded
+            | Reason::Replied
+            | Reason::ErrorForwarded
+            | Reason::ErrorReplied
+            | Reason::ArpAnswered
+            | Reason::NeighbourAnswered
+            | Reason::EchoAnswered
+            | Reason::TooBigAnswered
+            | Reason::TimeExceededAnswered
+    )
 }
 
 /// Runs a row; what is wrong with it, in words.
@@ -29,7 +40,12 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
     arrange(lane, row).with_context(|| format!("arranging {}", row.name))?;
     let before = counted(lane)?;
     let started = monotonic_seconds();
-    let (action, out) = lane.run(&row.packet).with_context(|| row.name.clone())?;
+    let (action, mut out) = lane.run(&row.packet).with_context(|| row.name.clone())?;
+    for free in &row.free {
+        if let (Some(out), Some(expected)) = (out.get_mut(free.clone()), row.out.get(free.clone())) {
+            out.copy_from_slice(expected);
+        }
+    }
     let after = counted(lane)?;
 
     let mut wrong = String::new();
@@ -115,13 +131,21 @@ fn tally(row: &Row, counts: bool) -> Counters {
     if !counts {
         return Counters::default();
     }
-    let ip_length = u16::from_be_bytes([row.packet[16], row.packet[17]]);
     Counters {
         packets: 1,
-        bytes: ip_length.into(),
+        bytes: ip_length(&row.packet),
         new_flows: row.opens.into(),
         refused_flows: row.refused.into(),
     }
+}
+
+/// Bytes from the IP header on, by the IP header.
+fn ip_length(packet: &[u8]) -> u64 {
+    let tags =
+        [12, 16].iter().take_while(|at| matches!(packet[**at..**at + 2], [0x81, 0] | [0x88, 0xa8])).count();
+    let l3 = 14 + 4 * tags;
+    let word = |at: usize| u64::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
+    if packet[l3] >> 4 == 4 { word(l3 + 2) } else { 40 + word(l3 + 4) }
 }
 
 fn diff(after: &Counters, before: &Counters) -> String {
@@ -148,7 +172,7 @@ fn id(lane: &mut impl Lane, service: Svc, who: Who) -> BackendId {
         }
         Who::A | Who::B => {
             let place = service.backend(who);
-            let place = (address(*place.ip()), Port::new(place.port()));
+            let place = (address(place.ip()), Port::new(place.port()));
             lane.engine().installed().services[&service.key()].backends[&place]
         }
     }

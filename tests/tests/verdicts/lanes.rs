@@ -21,7 +21,7 @@ use lb_ebpf::tables::Tables as _;
 
 use crate::{
     row::Action,
-    world::{BACKENDS, FLOWS, INGRESS, SLOTS, target},
+    world::{BACKENDS, FLOWS, INGRESS, SLOTS, TRANSLATIONS, target},
 };
 
 /// Runs packets against tables.
@@ -53,7 +53,12 @@ impl Kernel {
             pin_dir: pin_dir.clone(),
             log_level: 1,
             features: lb_common::Features::ALL,
-            max_entries: vec![(maps::FLOWS, FLOWS), (maps::SLOTS, SLOTS), (maps::BACKENDS, BACKENDS)],
+            max_entries: vec![
+                (maps::FLOWS, FLOWS),
+                (maps::TRANSLATIONS, TRANSLATIONS),
+                (maps::SLOTS, SLOTS),
+                (maps::BACKENDS, BACKENDS),
+            ],
         };
         let mut engine = Engine::adopt(BpfDatapath::open(options)?)?;
         engine.apply(&target(), monotonic_seconds())?;
@@ -112,7 +117,7 @@ impl Host {
         let capacity = Capacity {
             slots: SLOTS,
             flows: FLOWS,
-            translations: 1_024,
+            translations: TRANSLATIONS,
             backends: BACKENDS,
             services: limits::SERVICES,
         };

@@ -1,6 +1,6 @@
 //! Packets that are left to the stack untouched, and ARP.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpNumber, PacketBuilder};
 use lb_common::Reason;
@@ -41,7 +41,7 @@ fn not_ours() -> Vec<Row> {
         bytes[at] = byte;
         bytes
     };
-    let gre = || came.ipv4(IpNumber::GRE, &[0; 12]);
+    let gre = || came.ip_with(IpNumber::GRE, &[0; 12]);
     vec![
         row("a broadcast frame for a virtual address", changed(segment(&came), 0, 0xff)),
         row("a multicast frame for a virtual address", changed(segment(&came), 0, 0x01)),
@@ -51,8 +51,8 @@ fn not_ours() -> Vec<Row> {
         row("another port", syn(&to(other_port))),
         row("the port of another protocol", datagram(&came)),
         row("another port, last hop", syn(&Frame { ttl: 1, ..to(other_port) })),
-        row("ICMP to a virtual address", came.ipv4(IpNumber::ICMP, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0])),
-        row("SCTP to a virtual address", came.ipv4(IpNumber::SCTP, &[0; 12])),
+        row("ICMP to a virtual address", came.ip_with(IpNumber::ICMP, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0])),
+        row("SCTP to a virtual address", came.ip_with(IpNumber::SCTP, &[0; 12])),
         row("a fragment to another address", fragment),
         row("options to another address", with_options),
         row("another address, cut", segment(&stranger)[..40].to_vec()),
@@ -63,7 +63,7 @@ fn backends() -> Vec<Row> {
     let reply = NatTcp.backend_packet(A);
     let mut other_port = reply.source;
     other_port.set_port(22);
-    let to_local = |frame: Frame| Frame { destination: SocketAddrV4::new(LOCAL, 50_000), ..frame };
+    let to_local = |frame: Frame| Frame { destination: SocketAddr::new(LOCAL.into(), 50_000), ..frame };
     vec![
         stays(NatTcp, "health check's answer", &[], ack(&to_local(reply)), Reason::LocalReply),
         stays(NatUdp, "local answer", &[], datagram(&to_local(NatUdp.backend_packet(A))), Reason::LocalReply),
@@ -100,7 +100,7 @@ impl Arp {
     fn request(target: Ipv4Addr) -> Self {
         Self {
             operation: ArpOperation::REQUEST,
-            sender: (CLIENT_MAC, *CLIENT.ip()),
+            sender: (CLIENT_MAC, Ipv4Addr::new(198, 18, 3, 7)),
             target: ([0; 6], target),
         }
     }
@@ -146,7 +146,10 @@ fn arp() -> Vec<Row> {
         answered("ARP request", Arp::request(VIP), EVERYBODY),
         answered("ARP request, to nobody else", Arp::request(VIP), INGRESS_MAC),
         answered("ARP probe", probe, EVERYBODY),
-        silent("ARP request for another address", Arp::request(*STRANGER.ip()).frame(EVERYBODY)),
+        silent(
+            "ARP request for another address",
+            Arp::request(Ipv4Addr::new(203, 0, 113, 200)).frame(EVERYBODY),
+        ),
         silent(
             "ARP request for an address that is not to be answered for",
             Arp::request(VIP_DSR).frame(EVERYBODY),

@@ -1,6 +1,6 @@
 //! One row: what is given, the packet, and what must become of it.
 
-use lb_common::{Reason, SlotState};
+use lb_common::{Mode, Reason, SlotState};
 use tests::packet::{Frame, flags};
 
 use crate::world::{Svc, Who};
@@ -62,6 +62,8 @@ pub struct Row {
     pub reason: Reason,
     pub action: Action,
     pub out: Vec<u8>,
+    /// Bytes of `out` that follow the flow's hash, which the kernel's random keys decide.
+    pub free: Vec<std::ops::Range<usize>>,
     /// Whose counters grow by one packet.
     pub counted: Option<Who>,
     pub opens: bool,
@@ -118,12 +120,27 @@ pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) ->
         packet: shape(&service.client_packet()),
         reason: Reason::Forwarded,
         action: if to == Who::A { Action::Tx } else { Action::Redirect },
-        out: shape(&service.to_backend(to)),
+        out: service.wrapped(to, shape(&service.to_backend(to))),
+        free: hashed(service, service.client_packet().tags),
         counted: Some(to),
         opens: false,
         refused: false,
         remembered: None,
         way: Way::Tables,
+    }
+}
+
+/// Where the outer headers of a service's mode follow the flow's hash: the IPv6 flow label, and GUE's source port.
+pub fn hashed(service: Svc, tags: &[u16]) -> Vec<std::ops::Range<usize>> {
+    let l3 = 14 + 4 * tags.len();
+    let v4 = service.backend(Who::A).is_ipv4();
+    let (label, port) = (l3 + 1..l3 + 4, l3 + if v4 { 20 } else { 40 });
+    match service.mode() {
+        Mode::DsrIpip if v4 => vec![],
+        Mode::DsrIpip => vec![label],
+        Mode::DsrGue if v4 => vec![port..port + 2],
+        Mode::DsrGue => vec![label, port..port + 2],
+        Mode::Nat | Mode::FullNat | Mode::DsrL2 => vec![],
     }
 }
 
@@ -138,6 +155,7 @@ pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason:
         service,
         given: given.to_vec(),
         out: packet.clone(),
+        free: Vec::new(),
         packet,
         reason,
         action,
