@@ -1,4 +1,5 @@
-//! Builds the BPF object that the daemon carries: `OUT_DIR/lb-ebpf.o`, empty where the tools are missing.
+//! Builds the BPF objects that the daemon and `lbctl` carry: `OUT_DIR/lb-ebpf.o` and `OUT_DIR/decap.o`, empty where
+//! the tools are missing.
 
 #[path = "../xtask/src/build_ebpf.rs"]
 mod build_ebpf;
@@ -7,4 +8,5 @@ mod toolchain;
 
 fn main() {
     build_ebpf::for_build_script("lb-ebpf");
+    build_ebpf::for_build_script("decap");
 }

@@ -29,6 +29,7 @@
 
 mod answers;
 mod backend;
+mod decap;
 mod features;
 mod flow;
 mod fragment;
@@ -46,6 +47,7 @@ mod wide;
 
 pub use answers::Answers;
 pub use backend::{Backend, BackendId, BackendState, Interface, NextHop};
+pub use decap::{DecapReason, DecapSettings};
 pub use features::Features;
 pub use flow::{Flow, FlowKey, FlowState};
 pub use fragment::{FragmentKey, FragmentWay};

@@ -34,6 +34,9 @@ pub const POOL_ADDRESSES: u32 = 16;
 /// Programs after the first.
 pub const PROGRAMS: u32 = 2;
 
+/// Networks of outer sources that a backend takes packets from; the tunnel sources of so many balancers.
+pub const DECAP_SOURCES: u32 = 16;
+
 /// A TCP flow of which nothing but SYNs was seen is forgotten after so long: the server gives up after five
 /// retries, 63 s, but the client's ACK comes within a round trip.
 pub const OPENING_SECONDS: u32 = 60;

@@ -15,12 +15,15 @@
 //! [`packet::Packet`], bounds-checked reads and writes, and [`tables::Tables`], the lookups. The kernel's
 //! program implements both over its context and its maps (`xdp/`); tests and simulations over plain memory.
 //!
+//! On backends another program runs, in an object of its own: [`decap`] takes packets out of tunnels.
+//!
 //! Invariant: no `unsafe`, no aya, no panic that the BPF verifier could reach.
 
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod decap;
 pub mod flow;
 pub mod forward;
 pub mod fragment;

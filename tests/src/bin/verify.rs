@@ -1,4 +1,4 @@
-//! Loads every program of a BPF object (an argument; by default the one that this build made), in every variant, and
+//! Loads every program of the BPF objects (arguments; by default those that this build made), in every variant, and
 //! compares what the verifier found with a stated budget.
 //!
 //! The kernel says how many instructions a program has, how many it walked and how large the machine code
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use aya::EbpfLoader;
-use aya::programs::{ProgramError, Xdp};
+use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use lb_common::Features;
@@ -29,7 +29,7 @@ struct Budget {
     stack: u32,
 }
 
-const BUDGETS: [Budget; 3] = [
+const BUDGETS: [Budget; 5] = [
     Budget {
         program: "portcullis",
         instructions: 4_500,
@@ -51,10 +51,30 @@ const BUDGETS: [Budget; 3] = [
         machine_code: 32 << 10,
         stack: 480,
     },
+    Budget {
+        program: "portcullis_full_nat",
+        instructions: 6_000,
+        verified: 500_000,
+        machine_code: 32 << 10,
+        stack: 480,
+    },
+    Budget {
+        program: "portcullis_decap",
+        instructions: 1_500,
+        verified: 30_000,
+        machine_code: 7 << 10,
+        stack: 160,
+    },
 ];
 
-/// What the object is loaded for, one after the other: nothing, each feature alone, and all.
-fn variants() -> Vec<(String, Features)> {
+/// The objects of this build.
+const OBJECTS: [&str; 2] = [env!("PORTCULLIS_BPF_OBJECT"), env!("PORTCULLIS_DECAP_OBJECT")];
+
+/// What an object is loaded for, one after the other: nothing, each feature alone, and all.
+fn variants(object: &Object) -> Vec<(String, Features)> {
+    if !object.programs.contains_key("portcullis") {
+        return vec![("plain".to_owned(), Features::NONE)];
+    }
     let alone = Features::ALL_NAMED.iter().map(|&(feature, name)| (name.to_owned(), feature));
     [("plain".to_owned(), Features::NONE)]
         .into_iter()
@@ -74,13 +94,35 @@ fn main() -> ExitCode {
 }
 
 fn check() -> Result<()> {
-    let path = std::env::args().nth(1).unwrap_or_else(|| env!("PORTCULLIS_BPF_OBJECT").to_owned());
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+    let mut paths: Vec<String> = std::env::args().skip(1).collect();
+    if paths.is_empty() {
+        paths = OBJECTS.map(str::to_owned).to_vec();
+    }
+    println!(
+        "{:<9} {:<21} {:>14} {:>16} {:>16} {:>12}",
+        "variant", "program", "instructions", "verified", "machine code", "stack"
+    );
+    let mut broken = Vec::new();
+    for path in paths {
+        broken.extend(check_object(&path).with_context(|| format!("the object {path}"))?);
+    }
+    for line in &broken {
+        eprintln!("over budget: {line}");
+    }
+    if !broken.is_empty() {
+        bail!("{} limits of the objects broken", broken.len());
+    }
+    Ok(())
+}
+
+/// The limits that an object's programs break.
+fn check_object(path: &str) -> Result<Vec<String>> {
+    let bytes = fs::read(path).context("cannot be read")?;
     if bytes.is_empty() {
-        bail!("the BPF object could not be built: no BPF-capable toolchain; run\n  cargo xtask setup");
+        bail!("could not be built: no BPF-capable toolchain; run\n  cargo xtask setup");
     }
     let mut broken = Vec::new();
-    let mut object = Object::parse(&bytes).context("the object is none")?;
+    let mut object = Object::parse(&bytes).context("is none")?;
     let panics: Vec<_> = object
         .functions
         .values()
@@ -88,67 +130,67 @@ fn check() -> Result<()> {
         .filter(|name| panics(name))
         .collect();
     if !panics.is_empty() {
-        broken.push(format!("a panic can be reached: the object contains {}", panics.join(", ")));
+        broken.push(format!("a panic can be reached: {path} contains {}", panics.join(", ")));
     }
     let text_sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    object.relocate_calls(&text_sections).context("the object's calls lead nowhere")?;
-
-    println!(
-        "{:<9} {:<21} {:>14} {:>16} {:>16} {:>12}",
-        "variant", "program", "instructions", "verified", "machine code", "stack"
-    );
-    for (variant, features) in variants() {
+    object.relocate_calls(&text_sections).context("has calls that lead nowhere")?;
+    for (variant, features) in variants(&object) {
         let mut loader = EbpfLoader::new();
-        loader.override_global("FEATURES", &features, true);
-        let mut loaded = loader.load(&bytes).context("the object's maps cannot be created")?;
+        loader.override_global("FEATURES", &features, false);
+        let mut loaded = loader.load(&bytes).context("has maps that cannot be created")?;
         let mut programs: Vec<_> = loaded.programs_mut().collect();
         programs.sort_by_key(|(name, _)| *name);
         for (name, program) in programs {
-            let program: &mut Xdp =
-                program.try_into().with_context(|| format!("{name} is no XDP program"))?;
-            if let Err(error) = program.load() {
-                broken.push(format!("{variant} {name}: {}", refusal(&error)));
-                continue;
-            }
-            let info = program.info().with_context(|| format!("{name}: the kernel says nothing about it"))?;
-            let instructions = info.size_translated().unwrap_or(0) / size_of::<bpf_insn>() as u32;
-            let verified = info.verified_instruction_count().unwrap_or(0);
-            let machine_code = info.size_jitted();
             let stack = object
                 .programs
                 .get(name)
                 .and_then(|program| object.functions.get(&program.function_key()))
                 .map_or(0, |function| stack_depth(&function.instructions));
-            let Some(budget) = BUDGETS.iter().find(|budget| budget.program == name) else {
-                broken.push(format!("{name} has no budget; give it one in tests/src/bin/verify.rs"));
-                continue;
-            };
-            println!(
-                "{variant:<9} {name:<21} {:>14} {:>16} {:>16} {:>12}",
-                format!("{instructions}/{}", budget.instructions),
-                format!("{verified}/{}", budget.verified),
-                format!("{machine_code}/{}", budget.machine_code),
-                format!("{stack}/{}", budget.stack),
-            );
-            for (what, found, allowed) in [
-                ("instructions", instructions, budget.instructions),
-                ("verified instructions", verified, budget.verified),
-                ("bytes of machine code", machine_code, budget.machine_code),
-                ("bytes of stack", stack, budget.stack),
-            ] {
-                if found > allowed {
-                    broken.push(format!("{variant} {name}: {found} {what}, {allowed} are allowed"));
-                }
+            match load(program) {
+                Ok(info) => broken.extend(over_budget(&variant, name, &info, stack)),
+                Err(error) => broken.push(format!("{variant} {name}: {}", refusal(&error))),
             }
         }
     }
-    for line in &broken {
-        eprintln!("over budget: {line}");
+    Ok(broken)
+}
+
+/// Loads a program of a kind that the objects have.
+fn load(program: &mut Program) -> Result<ProgramInfo, ProgramError> {
+    match program {
+        Program::Xdp(program) => {
+            program.load()?;
+            program.info()
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
-    if !broken.is_empty() {
-        bail!("{} of the object's limits broken", broken.len());
-    }
-    Ok(())
+}
+
+/// Prints what a program costs; returns what of it is too much.
+fn over_budget(variant: &str, name: &str, info: &ProgramInfo, stack: u32) -> Vec<String> {
+    let Some(budget) = BUDGETS.iter().find(|budget| budget.program == name) else {
+        return vec![format!("{name} has no budget; give it one in tests/src/bin/verify.rs")];
+    };
+    let instructions = info.size_translated().unwrap_or(0) / size_of::<bpf_insn>() as u32;
+    let verified = info.verified_instruction_count().unwrap_or(0);
+    let machine_code = info.size_jitted();
+    println!(
+        "{variant:<9} {name:<21} {:>14} {:>16} {:>16} {:>12}",
+        format!("{instructions}/{}", budget.instructions),
+        format!("{verified}/{}", budget.verified),
+        format!("{machine_code}/{}", budget.machine_code),
+        format!("{stack}/{}", budget.stack),
+    );
+    [
+        ("instructions", instructions, budget.instructions),
+        ("verified instructions", verified, budget.verified),
+        ("bytes of machine code", machine_code, budget.machine_code),
+        ("bytes of stack", stack, budget.stack),
+    ]
+    .into_iter()
+    .filter(|(_, found, allowed)| found > allowed)
+    .map(|(what, found, allowed)| format!("{variant} {name}: {found} {what}, {allowed} are allowed"))
+    .collect()
 }
 
 /// Whether a function is one that Rust calls to panic. The linker drops what cannot be reached.
