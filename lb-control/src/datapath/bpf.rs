@@ -1,5 +1,6 @@
 //! The kernel's maps, program and links. Nothing else of the controller talks to aya.
 
+pub(super) mod attach;
 mod batch;
 mod pins;
 mod words;
@@ -17,7 +18,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray},
     programs::{
-        ProgramError, ProgramFd, Xdp, XdpMode,
+        ProgramFd, Xdp,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -29,7 +30,9 @@ use lb_common::{
     limits::{self, maps},
 };
 
+pub use self::attach::{AttachedMode, WantedMode};
 use self::{
+    attach::is_errno,
     pins::{Existing, Pins},
     words::Words,
 };
@@ -58,46 +61,6 @@ pub struct BpfOptions<'o> {
     pub features: Features,
     /// Elements of maps that are created, by name; pinned maps keep theirs.
     pub max_entries: Vec<(&'static str, u32)>,
-}
-
-/// How an interface runs the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachedMode {
-    /// In the driver, before the kernel allocates anything for the packet.
-    Driver,
-    /// In the stack, for drivers without XDP.
-    Generic,
-}
-
-impl AttachedMode {
-    /// As the API and the pin's name spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Driver => "driver",
-            Self::Generic => "generic",
-        }
-    }
-
-    fn from_name(name: &str) -> Self {
-        if name == Self::Driver.name() { Self::Driver } else { Self::Generic }
-    }
-
-    fn xdp(self) -> XdpMode {
-        match self {
-            Self::Driver => XdpMode::Driver,
-            Self::Generic => XdpMode::Skb,
-        }
-    }
-}
-
-/// Which mode to attach in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum WantedMode {
-    /// Driver where it can, else generic.
-    #[default]
-    Auto,
-    /// Only this.
-    Only(AttachedMode),
 }
 
 /// The loaded program, its pinned maps and links.
@@ -137,7 +100,7 @@ impl BpfDatapath {
         }
         let mut ebpf = loader.load(options.object).context("creating the BPF maps")?;
         for name in NEXT_PROGRAMS.into_iter().chain([PROGRAM]) {
-            load_program(&mut ebpf, name)?;
+            attach::load(&mut ebpf, name)?;
         }
         put_programs(&mut ebpf)?;
 
@@ -191,33 +154,12 @@ impl BpfDatapath {
         if let Some((mode, _)) = self.links.get(&ifindex) {
             return Ok(*mode);
         }
-        let attempts: &[AttachedMode] = match &wanted {
-            WantedMode::Auto => &[AttachedMode::Driver, AttachedMode::Generic],
-            WantedMode::Only(mode) => std::slice::from_ref(mode),
-        };
-        let mut refusal = None;
-        for &mode in attempts {
-            match self.program()?.attach_to_if_index(ifindex, mode.xdp()) {
-                Ok(id) => {
-                    let link = self.program()?.take_link(id)?;
-                    let link: FdLink = link.try_into().with_context(|| {
-                        format!("interface {interface}: the kernel gave no link that could be pinned")
-                    })?;
-                    let pinned = link.pin(self.pins.link(ifindex, mode.name()))?;
-                    self.links.insert(ifindex, (mode, pinned.into()));
-                    return Ok(mode);
-                }
-                Err(error) if is_errno(&error, libc::EBUSY) || is_errno(&error, libc::EEXIST) => {
-                    bail!(
-                        "interface {interface}: another XDP program is attached, and an interface runs only one: \
-                         detach it first (`ip link set dev {interface} xdp off`, or the tool that attached it)"
-                    );
-                }
-                Err(error) => refusal = Some(error),
-            }
-        }
-        let reason = refusal.map_or_else(|| "no mode to try".to_owned(), |error| chain(&error));
-        bail!("interface {interface}: XDP cannot be attached in mode {}: {reason}", mode_names(attempts))
+        let pins = self.pins.clone();
+        let (mode, link) = attach::attach(self.program()?, (interface, ifindex), wanted, |mode| {
+            pins.link(ifindex, mode.name())
+        })?;
+        self.links.insert(ifindex, (mode, link));
+        Ok(mode)
     }
 
     /// Detaches from an interface, or forgets one that has vanished.
@@ -500,21 +442,6 @@ fn put_programs(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
-    let program: &mut Xdp = program.try_into()?;
-    match program.load() {
-        Ok(()) => Ok(()),
-        Err(ProgramError::LoadError { io_error, verifier_log }) => {
-            let log = verifier_log.to_string();
-            let tail: Vec<&str> = log.lines().rev().take(12).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            bail!("the kernel refused the program {name}: {io_error}\n{}", tail.join("\n"))
-        }
-        Err(error) => Err(error).context("loading the program"),
-    }
-}
-
 fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
     // SAFETY: `Backend` is `repr(C)` over integers without padding and of this size.
     unsafe { std::mem::transmute::<Backend, [u64; BACKEND_WORDS]>(*backend) }
@@ -534,22 +461,4 @@ fn data(map: &Map) -> Result<&MapData> {
 
 fn fd(map: &Map) -> Result<BorrowedFd<'_>> {
     Ok(data(map)?.fd().as_fd())
-}
-
-fn is_errno(error: &ProgramError, errno: i32) -> bool {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(errno),
-        _ => false,
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
-fn mode_names(modes: &[AttachedMode]) -> String {
-    modes.iter().map(|mode| mode.name()).collect::<Vec<_>>().join(" or ")
 }
