@@ -53,7 +53,7 @@ pub use flow::{Flow, FlowKey, FlowState};
 pub use fragment::{FragmentKey, FragmentWay};
 pub use hash::HashKeys;
 pub use network_order::{Address, Mac, Port};
-pub use quic::{QuicKey, QuicScheme};
+pub use quic::{IdStart, QuicKey, QuicScheme};
 pub use reason::Reason;
 pub use service::{
     Counters, FragmentPolicy, Mode, Protocol, Reply, Service, ServiceKey, ServiceSettings, Settings,

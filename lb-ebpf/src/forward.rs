@@ -8,7 +8,7 @@ use lb_common::{Address, Backend, BackendId, Features, Mac, Mode, NextHop, Reaso
 
 use self::rewrite::{End, Rewrite};
 use crate::{
-    fragment, link, mss,
+    fragment, link,
     packet::Packet,
     parse::{Ip, Transport},
     pipeline::{Egress, Stage, Verdict},
@@ -47,9 +47,9 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
             (choice.backend, backend),
             hash,
         ),
-        Mode::DsrL2 => to_neighbour(packet, tables, transport, service, backend),
+        Mode::DsrL2 => to_neighbour(packet, tables, &transport.ip, backend),
         Mode::DsrIpip | Mode::DsrGue if features.contains(Features::TUNNEL) => {
-            tunnel::send(packet, tables, transport, service, backend, hash)
+            tunnel::send(packet, tables, ip, service.mode(), backend, hash)
         }
         Mode::FullNat | Mode::DsrIpip | Mode::DsrGue => Verdict::stay(Reason::TableInconsistent),
     };
@@ -84,9 +84,6 @@ fn to_nat<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
         return Verdict::to(Stage::Control);
     }
-    if tables.features().contains(Features::MSS) {
-        mss::clamp(packet, transport, service.mss);
-    }
     if FRAGMENT {
         fragment::note(tables, ip, Some(chosen), service.id, (ip.source, backend.address));
     }
@@ -102,23 +99,18 @@ fn to_nat<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
 
 /// `dsr-l2`. The backend owns the virtual address: there is nothing that the stack could resolve or send.
 #[inline(always)]
-fn to_neighbour<P: Packet + ?Sized, T: Tables>(
+pub fn to_neighbour<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
-    transport: &Transport,
-    service: &Service,
+    ip: &Ip,
     backend: &Backend,
 ) -> Verdict {
-    let ip = &transport.ip;
     let (source, destination, egress) = match way_to(tables, ip, ip.source, backend, 0) {
         Ok(Way::Known { source, destination, egress }) => (source, destination, egress),
         Ok(Way::Unresolved) => return Verdict::stay(Reason::NextHopUnresolved),
         Ok(Way::TooBig(_)) => return Verdict::to(Stage::Control),
         Err(reason) => return Verdict::stay(reason),
     };
-    if tables.features().contains(Features::MSS) {
-        mss::clamp(packet, transport, service.mss);
-    }
     match link::readdress(packet, ip.l3(), source, destination, egress) {
         Some(()) => Verdict::send(Reason::Forwarded, egress),
         None => Verdict::stay(Reason::Malformed),
@@ -141,9 +133,6 @@ pub fn to_client<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     // The stack has an address to answer with, and knows the backend.
     if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
         return Verdict::stay(Reason::ReplyLeft);
-    }
-    if tables.features().contains(Features::MSS) {
-        mss::clamp(packet, transport, reply.mss);
     }
     if FRAGMENT {
         fragment::note(tables, ip, None, reply.service, (reply.vip, ip.destination));

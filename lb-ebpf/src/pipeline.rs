@@ -4,10 +4,10 @@
 //! and IPv6 extension headers are another, and everything that is answered or is about another packet is the third. The kernel goes from one to
 //! the next by a tail call, before a byte was changed; on the host [`process`] does.
 
-use lb_common::{Address, Features, FlowKey, Port, QuicScheme, Reason, Service, hash::flow_hash};
+use lb_common::{Address, BackendId, Features, FlowKey, Port, QuicScheme, Reason, Service, hash::flow_hash};
 
 use crate::{
-    forward, fragment, icmp, neighbour,
+    forward, fragment, icmp, mss, neighbour,
     packet::Packet,
     parse::{Obstacle, Parsed, Part, Transport, parse},
     quic,
@@ -24,7 +24,7 @@ pub struct Verdict {
     pub reason: Reason,
     /// Where to, if it is sent.
     pub egress: Egress,
-    /// The program that goes on with the packet, which is unchanged; `reason` is for where there is no such program.
+    /// The program that goes on with the packet, which is unchanged but for a clamped segment size; `reason` is for where there is no such program.
     pub next: Option<Stage>,
 }
 
@@ -155,7 +155,19 @@ fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     tables: &T,
     transport: &Transport,
 ) -> Verdict {
-    match owner(tables, transport) {
+    let owner = owner(tables, transport);
+    let mss = match owner {
+        Owner::Client(service) => service.mss,
+        Owner::Backend(reply) => reply.mss,
+        _ => 0,
+    };
+    if mss::applies(tables, transport, mss) {
+        if !FRAGMENT {
+            return Verdict::to(Stage::Uncommon);
+        }
+        mss::clamp(packet, tables, transport, mss);
+    }
+    match owner {
         Owner::Client(service) => to_backend::<P, T, FRAGMENT>(packet, tables, transport, service),
         Owner::Backend(reply) => forward::to_client::<P, T, FRAGMENT>(packet, tables, transport, reply),
         Owner::Translated(translation, place) => {
@@ -180,9 +192,17 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
         return Verdict::stay(Reason::TableInconsistent);
     };
     let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
-    let choice = match if by_quic { quic::server(packet, tables, service, transport) } else { None } {
-        Some(backend) => Choice { backend, new_flow: false, refused: false },
-        None => select(tables, service, slot, &tuple, hash, transport.event()),
+    let named = if by_quic { quic::server(packet, tables, service, transport) } else { BackendId::NONE };
+    let choice = if named != BackendId::NONE {
+        Choice { backend: named, new_flow: false, refused: false }
+    } else {
+        select(tables, service, slot, &tuple, hash, transport.event())
+    };
+    // Or every way to a choice would be verified to its end; most packets should not pay for that.
+    let choice = if FRAGMENT || tables.features().contains(Features::QUIC) {
+        Choice::from_word(tables.launder(choice.word()))
+    } else {
+        choice
     };
     forward::to_backend::<P, T, FRAGMENT>(packet, tables, transport, service, choice, hash)
 }

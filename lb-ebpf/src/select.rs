@@ -30,6 +30,20 @@ pub struct Choice {
     pub refused: bool,
 }
 
+impl Choice {
+    /// All in one word, to be laundered.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.backend.0 as u64 | (self.new_flow as u64) << 32 | (self.refused as u64) << 33
+    }
+
+    /// From [`Self::word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self { backend: BackendId(word as u32), new_flow: word >> 32 & 1 != 0, refused: word >> 33 & 1 != 0 }
+    }
+}
+
 /// Chooses by the slot's state; `hash` is the flow's.
 #[inline(always)]
 pub fn select<T: Tables>(

@@ -11,15 +11,15 @@
 //! | UDP source port | from the flow's hash, within 49,152 to 65,535 |
 //! | UDP checksum | zero (RFC 768; RFC 6935 over IPv6: the inner packet has checksums of its own) |
 
-use lb_common::{Address, Backend, Features, Mac, Mode, Reason, Service, Settings};
+use lb_common::{Address, Backend, Mac, Mode, Reason, Settings};
 use network_types::{eth::EtherType, ip::Ipv4Hdr, udp::UdpHdr};
 
 use super::{Way, way_to};
 use crate::{
     checksum::Difference,
-    link, mss,
+    link,
     packet::Packet,
-    parse::{Family, Ip, Transport, ipv6},
+    parse::{Family, Ip, ipv6},
     pipeline::{Egress, Stage, Verdict},
     tables::Tables,
 };
@@ -46,12 +46,11 @@ pub fn overhead(mode: Mode, backend: &Backend) -> u32 {
 pub fn send<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
-    transport: &Transport,
-    service: &Service,
+    ip: &Ip,
+    mode: Mode,
     backend: &Backend,
     hash: u64,
 ) -> Verdict {
-    let (ip, mode) = (&transport.ip, service.mode());
     let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
     let source = outer_source(settings, &backend.address, hash);
     let (from, to, egress) = match way_to(tables, ip, source, backend, overhead(mode, backend)) {
@@ -62,9 +61,6 @@ pub fn send<P: Packet + ?Sized, T: Tables>(
     };
     if ip.ttl() <= 1 {
         return Verdict::to(Stage::Control);
-    }
-    if tables.features().contains(Features::MSS) {
-        mss::clamp(packet, transport, service.mss);
     }
     match encapsulate(packet, tables, ip, mode, (source, backend.address), (from, to, egress), hash) {
         Some(()) => Verdict::send(Reason::Forwarded, egress),
