@@ -13,3 +13,15 @@ pub mod stage;
 
 #[path = "../../lb-ebpf/src/bench/recipe.rs"]
 pub mod recipe;
+
+/// Keeps this thread on one CPU: the caches of another are cold.
+pub fn pin_to_cpu(cpu: usize) -> anyhow::Result<()> {
+    // SAFETY: a zeroed set is empty; the calls take it by pointer and length.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    anyhow::ensure!(result == 0, "sched_setaffinity: {}", std::io::Error::last_os_error());
+    Ok(())
+}

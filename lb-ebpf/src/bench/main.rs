@@ -17,8 +17,10 @@ mod recipe;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
+        EbpfContext as _,
         bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-        btf_maps::{Array, HashMap, ProgramArray},
+        btf_maps::{Array, HashMap, PerCpuArray, ProgramArray},
+        helpers::generated::bpf_xdp_adjust_head,
         macros::{btf_map, xdp},
         programs::XdpContext,
     };
@@ -31,7 +33,10 @@ mod programs {
     };
 
     #[btf_map]
-    static RECIPE: Array<Recipe, 1> = Array::new();
+    static RECIPE: PerCpuArray<Recipe, 1> = PerCpuArray::new();
+    /// Read by `grow` alone, so that it is no line that the wrapper writes.
+    #[btf_map]
+    static GROWTH: Array<u32, 1> = Array::new();
     #[btf_map]
     static PROGRAM_UNDER_TEST: ProgramArray<1> = ProgramArray::new();
     /// A hash of the flow table's shape that nothing but the floor rows uses.
@@ -43,48 +48,57 @@ mod programs {
     #[btf_map]
     static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS as usize }> = HashMap::new();
 
-    const SOURCE_ADDRESS: usize = 26;
-    const DESTINATION_ADDRESS: usize = 30;
-    const SOURCE_PORT: usize = 34;
-    const DESTINATION_PORT: usize = 36;
-
     /// Writes the next flow's packet, then becomes the program under test.
-    #[xdp]
+    #[xdp(frags)]
     pub fn wrapper(ctx: XdpContext) -> u32 {
         let Some(recipe) = RECIPE.get_ptr_mut(0) else { return XDP_ABORTED };
-        let start = ctx.data();
-        if start + FRAME_LEN > ctx.data_end() {
+        // SAFETY: a per-CPU element; programs of one CPU do not interrupt each other.
+        let recipe = unsafe { &mut *recipe };
+        if ctx.data_end() - ctx.data() > FRAME_LEN
+            // SAFETY: a plain helper call on the program's own context.
+            && unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), recipe.grown as i32) } != 0
+        {
             return XDP_ABORTED;
         }
-        // SAFETY: the comparison above covers every store, and one CPU measures at a time.
+        let (start, end) = (ctx.data(), ctx.data_end());
+        let (address_at, port_at) = (recipe.address_at as usize & 0x7f, recipe.port_at as usize & 0x7f);
+        let (address_at, port_at) = (start + address_at, start + port_at);
+        if start + FRAME_LEN > end || address_at + 4 > end || port_at + 2 > end {
+            return XDP_ABORTED;
+        }
+        let flow = next_flow(recipe.flow, recipe.multiplier, recipe.flow_mask);
+        recipe.flow = flow;
+        let (address, port) = flow_parts(flow);
+        // SAFETY: the comparisons above cover every store.
         unsafe {
-            let recipe = &mut *recipe;
-            let flow = next_flow(recipe.flow, recipe.multiplier, recipe.flow_mask);
-            recipe.flow = flow;
-            let (address, port) = flow_parts(flow);
-            let frame = start as *mut u8;
+            let frame = start as *mut u32;
             for (index, word) in recipe.frame.iter().enumerate() {
-                *frame.cast::<u32>().add(index) = *word;
+                *frame.add(index) = *word;
             }
-            let of_source = recipe.source_mask;
-            *frame.add(SOURCE_ADDRESS).cast::<u32>() |= address & of_source;
-            *frame.add(SOURCE_PORT).cast::<u16>() |= port & of_source as u16;
-            let of_destination = recipe.destination_mask;
-            *frame.add(DESTINATION_ADDRESS).cast::<u32>() |= address & of_destination;
-            *frame.add(DESTINATION_PORT).cast::<u16>() |= port & of_destination as u16;
+            *(address_at as *mut u32) |= address;
+            *(port_at as *mut u16) |= port;
             PROGRAM_UNDER_TEST.tail_call(&ctx, 0);
         }
         XDP_ABORTED
     }
 
+    /// Only puts bytes in front, which the wrapper takes off again.
+    #[xdp(frags)]
+    pub fn grow(ctx: XdpContext) -> u32 {
+        let Some(growth) = GROWTH.get(0) else { return XDP_ABORTED };
+        // SAFETY: a plain helper call on the program's own context.
+        let grown = unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), -(*growth as i32)) } == 0;
+        if grown { XDP_TX } else { XDP_ABORTED }
+    }
+
     /// Nothing: what the wrapper and the kernel's loop cost.
-    #[xdp]
+    #[xdp(frags)]
     pub fn empty(_: XdpContext) -> u32 {
         XDP_TX
     }
 
-    /// The shipped parser.
-    #[xdp]
+    /// The shipped parser, IPv6 included.
+    #[xdp(frags)]
     pub fn parse_only(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
         // Every field has a part in the outcome, so that none is left unread.
@@ -93,7 +107,7 @@ mod programs {
     }
 
     /// The parser and one lookup in the hash of services.
-    #[xdp]
+    #[xdp(frags)]
     pub fn parse_and_service(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
         let key = ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 };
@@ -101,14 +115,14 @@ mod programs {
     }
 
     /// The parser and one lookup in a hash of as many flows as the flow table holds.
-    #[xdp]
+    #[xdp(frags)]
     pub fn parse_and_flow(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
         if PLAIN.get_ptr(&tuple).is_some() { XDP_TX } else { XDP_PASS }
     }
 
     /// Fills the hash that `parse_and_flow` looks into.
-    #[xdp]
+    #[xdp(frags)]
     pub fn fill_plain(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
         let _ = PLAIN.insert(&tuple, Flow::default(), 0);
@@ -116,16 +130,30 @@ mod programs {
     }
 
     /// Empties the load balancer's flow table of the recipe's flows.
-    #[xdp]
+    #[xdp(frags)]
     pub fn forget(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
         let _ = FLOWS.remove(&tuple);
         XDP_TX
     }
 
+    #[btf_map]
+    static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+    /// As the load balancer does.
+    #[inline(always)]
+    fn launder(word: u64) -> u64 {
+        let Some(place) = SCRATCH.get_ptr_mut(0) else { return 0 };
+        // SAFETY: a per-CPU element.
+        unsafe {
+            place.write_volatile(word);
+            place.read_volatile()
+        }
+    }
+
     #[inline(always)]
     fn tuple(ctx: &XdpContext) -> Option<FlowKey> {
-        match parse::<_, false>(&XdpPacket::new(ctx), Features::NONE, |word| word) {
+        match parse::<_, false>(&XdpPacket::new(ctx), Features::IPV6, launder) {
             Parsed::Transport(transport) => Some(transport.tuple),
             _ => None,
         }

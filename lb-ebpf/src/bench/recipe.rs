@@ -1,9 +1,9 @@
 //! What the wrapper writes before each run. Shared with the measuring program, which includes this file.
 
-/// Bytes of a frame: the smallest that Ethernet carries, without its check sequence.
-pub const FRAME_LEN: usize = 60;
+/// Bytes of a frame: a TCP segment over IPv6 without options, and room for the same over IPv4.
+pub const FRAME_LEN: usize = 76;
 
-/// A frame and how it varies with the number of the flow.
+/// A frame and how it varies with the number of the flow. One for each CPU: two that measure at once share nothing.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Recipe {
@@ -13,12 +13,14 @@ pub struct Recipe {
     pub flow_mask: u32,
     /// The flow that was written last.
     pub flow: u32,
-    /// All ones where the source address and port vary, else zero.
-    pub source_mask: u32,
-    /// The same of the destination.
-    pub destination_mask: u32,
     /// Of [`next_flow`].
     pub multiplier: u32,
+    /// Offset of the last word of the address that varies with the flow.
+    pub address_at: u32,
+    /// Offset of the port that does.
+    pub port_at: u32,
+    /// Bytes that the program under test puts in front, which the wrapper takes off again.
+    pub grown: u32,
 }
 
 /// Linear congruential step: the increment is odd and `multiplier` is of the form 4n + 1, so that modulo any
@@ -34,4 +36,4 @@ pub const fn flow_parts(flow: u32) -> (u32, u16) {
     ((flow >> 4).to_be(), ((flow & 15) as u16).to_be())
 }
 
-const _: () = assert!(size_of::<Recipe>() == 80);
+const _: () = assert!(size_of::<Recipe>() == 100);

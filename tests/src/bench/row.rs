@@ -1,22 +1,16 @@
 //! One thing that is measured, and the list of all.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::Mode;
+use lb_common::{Features, Mode};
 
 use super::recipe::{FRAME_LEN, Recipe};
 use crate::packet::{Frame, flags};
 
 /// How many flows the packets are of.
 pub const FLOWS: [u32; 3] = [1, 1 << 16, 1 << 20];
-/// Where clients reach the service of each mode; `Udp` too.
-pub const VIP_NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// See [`VIP_NAT`].
-pub const VIP_DSR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// The services' port.
 pub const VIP_PORT: u16 = 80;
-/// Low 16 bits zero: the flow's number fills them.
-const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// Low 4 bits zero.
 const CLIENT_PORT: u16 = 40_000;
 /// The order of flows by which tables are filled: a hash map hands out its elements in the order of insertion,
@@ -25,13 +19,22 @@ const IN_TURN: u32 = 1;
 /// Another order, to measure with.
 const SHUFFLED: u32 = 0x4c95_7f2d;
 
+/// The family of packets and of what carries them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// What is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Row {
     /// A part only, to compare with.
     Floor(Floor, u32),
-    /// The shipped program: mode, scenario, flows.
-    Shipped(Mode, Scenario, u32),
+    /// The shipped program: mode, family, scenario, flows.
+    Shipped(Mode, Family, Scenario, u32),
 }
 
 /// Programs that do only a part.
@@ -41,10 +44,13 @@ pub enum Floor {
     Loop,
     /// The wrapper and nothing: its cost, which is taken off every other row.
     Empty,
+    /// The wrapper takes off what the program put in front, so many bytes; half of what that costs more than `Empty`
+    /// is the wrapper's.
+    Grow(u32),
     /// The shipped parser.
-    Parse,
+    Parse(Family),
     /// And one lookup of the service.
-    ParseService,
+    ParseService(Family),
     /// And, in its place, one lookup in a plain hash of 1 Mi flows.
     ParseFlow,
 }
@@ -52,8 +58,10 @@ pub enum Floor {
 /// What the packets are and what the tables hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scenario {
-    /// Mid-flow, in a settled slot.
+    /// Mid-flow, in a settled slot; of `full-nat`, a translated flow.
     Settled,
+    /// The same with a program that is loaded for every feature.
+    AllFeatures,
     /// Mid-flow, in a moving slot, of a flow that is not remembered yet: it is inserted.
     MovingInsert,
     /// The same once it is remembered.
@@ -68,18 +76,19 @@ pub enum Scenario {
     Reply,
     /// For the virtual address, but a port without a service.
     NotOurs,
-    /// A fragment for the virtual address.
+    /// A later fragment for the virtual address, of an unknown packet.
     Drop,
 }
 
-/// Program, mode, scenario.
-pub type Names = (&'static str, &'static str, &'static str);
+/// Program, mode, family, scenario.
+pub type Names = (&'static str, &'static str, &'static str, &'static str);
 
 impl Scenario {
     /// As it stands in a row.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Settled => "settled",
+            Self::AllFeatures => "settled, all features",
             Self::MovingInsert => "moving-insert",
             Self::MovingHit => "moving-hit",
             Self::PinnedMiss => "pinned-miss",
@@ -95,26 +104,44 @@ impl Scenario {
 impl Row {
     /// All rows, in the order in which a round runs them: what inserts flows before what finds them.
     pub fn all() -> Vec<Self> {
+        use Family::{V4, V6};
+        use Mode::{DsrGue, DsrIpip, DsrL2, Nat};
         use Scenario::*;
         let mut rows = vec![Self::Floor(Floor::Loop, 1)];
         for flows in FLOWS {
-            for floor in [Floor::Empty, Floor::Parse, Floor::ParseService, Floor::ParseFlow] {
+            for floor in [
+                Floor::Empty,
+                Floor::Parse(V4),
+                Floor::Parse(V6),
+                Floor::ParseService(V4),
+                Floor::ParseService(V6),
+                Floor::ParseFlow,
+            ] {
                 rows.push(Self::Floor(floor, flows));
             }
-        }
-        for mode in [Mode::Nat, Mode::DsrL2] {
-            for scenario in [Settled, Syn, Udp, Reply, NotOurs, Drop, PinnedMiss] {
-                if scenario == Reply && mode == Mode::DsrL2 {
-                    continue;
-                }
-                rows.extend(FLOWS.map(|flows| Self::Shipped(mode, scenario, flows)));
+            for mode in [DsrIpip, DsrGue] {
+                rows.extend([V4, V6].map(|family| Self::Floor(Floor::Grow(overhead(mode, family)), flows)));
             }
-            for flows in FLOWS {
+        }
+        let tables: [(Mode, Family, &[Scenario]); 8] = [
+            (
+                Nat,
+                V4,
+                &[Settled, AllFeatures, Syn, Udp, Reply, NotOurs, Drop, PinnedMiss, MovingInsert, MovingHit],
+            ),
+            (Nat, V6, &[Settled, Syn, Udp, Reply, NotOurs, MovingInsert, MovingHit]),
+            (DsrL2, V4, &[Settled, Syn, Udp, MovingInsert, MovingHit]),
+            (DsrL2, V6, &[Settled]),
+            (DsrIpip, V4, &[Settled, AllFeatures, Syn, Udp, MovingInsert, MovingHit]),
+            (DsrIpip, V6, &[Settled, Syn]),
+            (DsrGue, V4, &[Settled, Syn, Udp]),
+            (DsrGue, V6, &[Settled, Syn]),
+        ];
+        for (mode, family, scenarios) in tables {
+            for &scenario in scenarios {
                 // One flow is inserted once, which cannot be timed.
-                if flows > 1 {
-                    rows.push(Self::Shipped(mode, MovingInsert, flows));
-                }
-                rows.push(Self::Shipped(mode, MovingHit, flows));
+                let flows = FLOWS.into_iter().filter(|&flows| scenario != MovingInsert || flows > 1);
+                rows.extend(flows.map(|flows| Self::Shipped(mode, family, scenario, flows)));
             }
         }
         rows
@@ -123,68 +150,138 @@ impl Row {
     /// What it is called.
     pub const fn names(self) -> Names {
         match self {
-            Self::Floor(floor, _) => (
-                "floor",
-                "-",
-                match floor {
-                    Floor::Loop => "loop",
-                    Floor::Empty => "empty",
-                    Floor::Parse => "parse",
-                    Floor::ParseService => "parse+service",
-                    Floor::ParseFlow => "parse+plain-hash",
-                },
-            ),
-            Self::Shipped(mode, scenario, _) => ("portcullis", mode_name(mode), scenario.name()),
+            Self::Floor(floor, _) => {
+                let (family, name) = match floor {
+                    Floor::Loop => ("-", "loop"),
+                    Floor::Empty => ("-", "empty"),
+                    Floor::Grow(20) => ("ipv4", "grow by 20"),
+                    Floor::Grow(28) => ("ipv4", "grow by 28"),
+                    Floor::Grow(40) => ("ipv6", "grow by 40"),
+                    Floor::Grow(_) => ("ipv6", "grow by 48"),
+                    Floor::Parse(family) => (family.name(), "parse"),
+                    Floor::ParseService(family) => (family.name(), "parse+service"),
+                    Floor::ParseFlow => ("ipv4", "parse+plain-hash"),
+                };
+                ("floor", "-", family, name)
+            }
+            Self::Shipped(mode, family, scenario, _) => {
+                ("portcullis", mode_name(mode), family.name(), scenario.name())
+            }
         }
     }
 
     /// Of how many flows its packets are.
     pub const fn flows(self) -> u32 {
         match self {
-            Self::Floor(_, flows) | Self::Shipped(_, _, flows) => flows,
+            Self::Floor(_, flows) | Self::Shipped(.., flows) => flows,
+        }
+    }
+
+    /// Bytes that the program puts in front of a packet.
+    pub const fn grown(self) -> u32 {
+        match self {
+            Self::Floor(Floor::Grow(bytes), _) => bytes,
+            Self::Floor(..) => 0,
+            Self::Shipped(mode, family, ..) => overhead(mode, family),
+        }
+    }
+
+    /// What the program is loaded for: as the controller would load it for this row's service alone.
+    pub fn features(self) -> Features {
+        match self {
+            Self::Floor(..) => Features::NONE,
+            Self::Shipped(_, _, Scenario::AllFeatures, _) => Features::ALL,
+            Self::Shipped(mode, family, ..) => {
+                let of_mode = match mode {
+                    Mode::Nat | Mode::DsrL2 => Features::NONE,
+                    Mode::DsrIpip | Mode::DsrGue => Features::TUNNEL,
+                    Mode::FullNat => Features::FULL_NAT,
+                };
+                if family == Family::V6 { of_mode | Features::IPV6 } else { of_mode }
+            }
         }
     }
 
     /// Its packets.
     pub fn recipe(self) -> Recipe {
-        let (mode, scenario) = match self {
-            Self::Floor(..) => (Mode::Nat, Scenario::Settled),
-            Self::Shipped(mode, scenario, _) => (mode, scenario),
+        let (mode, family, scenario) = match self {
+            Self::Floor(Floor::Parse(family) | Floor::ParseService(family), _) => {
+                (Mode::Nat, family, Scenario::Settled)
+            }
+            Self::Floor(..) => (Mode::Nat, Family::V4, Scenario::Settled),
+            Self::Shipped(mode, family, scenario, _) => (mode, family, scenario),
         };
-        let client = SocketAddr::new(IpAddr::V4(CLIENTS), CLIENT_PORT);
-        let vip = match mode {
-            Mode::Nat | Mode::FullNat => VIP_NAT,
-            Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => VIP_DSR,
-        };
+        let client = SocketAddr::new(clients(family), CLIENT_PORT);
         let port = if scenario == Scenario::NotOurs { VIP_PORT + 1 } else { VIP_PORT };
         let to_vip = Frame {
             tags: &[],
             source_mac: [2, 0, 0, 0, 9, 9],
             destination_mac: [2, 0, 0, 0, 9, 1],
             source: client,
-            destination: SocketAddr::new(IpAddr::V4(vip), port),
+            destination: SocketAddr::new(vip(mode, family), port),
             ttl: 64,
         };
+        let towards_client = scenario == Scenario::Reply;
         let bytes = match scenario {
-            Scenario::Udp => to_vip.udp(&[0x55; 18]),
-            Scenario::Syn => to_vip.tcp(flags::SYN, &[0x55; 6]),
+            Scenario::Udp => to_vip.udp(&[0x55; 12]),
+            Scenario::Syn => to_vip.tcp(flags::SYN, &[]),
             Scenario::Reply => {
-                Frame { source: backend(mode, 0), destination: client, ..to_vip }.tcp(flags::ACK, &[0x55; 6])
+                Frame { source: backend(mode, family, 0), destination: client, ..to_vip }.tcp(flags::ACK, &[])
             }
             Scenario::Drop => {
-                let mut bytes = to_vip.tcp(flags::ACK, &[0x55; 6]);
-                const MORE_FRAGMENTS: u8 = 0x20;
-                bytes[20] = MORE_FRAGMENTS;
+                let mut bytes = to_vip.tcp(flags::ACK, &[]);
+                const OFFSET_LOW: usize = 21;
+                bytes[OFFSET_LOW] = 1;
                 bytes
             }
             Scenario::Settled
+            | Scenario::AllFeatures
             | Scenario::MovingInsert
             | Scenario::MovingHit
             | Scenario::PinnedMiss
-            | Scenario::NotOurs => to_vip.tcp(flags::ACK, &[0x55; 6]),
+            | Scenario::NotOurs => to_vip.tcp(flags::ACK, &[]),
         };
         let multiplier = if scenario == Scenario::MovingInsert { IN_TURN } else { SHUFFLED };
-        recipe(&bytes, self.flows(), multiplier, scenario == Scenario::Reply)
+        let (source_at, l4) = match family {
+            Family::V4 => (26, 34),
+            Family::V6 => (22, 54),
+        };
+        let address_len = if family == Family::V4 { 4 } else { 16 };
+        let (address_at, port_at) = if towards_client {
+            (source_at + 2 * address_len - 4, l4 + 2)
+        } else {
+            (source_at + address_len - 4, l4)
+        };
+        Recipe {
+            frame: words(bytes),
+            flow_mask: self.flows() - 1,
+            flow: 0,
+            multiplier,
+            address_at,
+            port_at,
+            grown: self.grown(),
+        }
+    }
+}
+
+impl Family {
+    /// As rows spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+}
+
+/// Bytes that a mode puts in front of a packet on its way to backends of this family.
+pub const fn overhead(mode: Mode, family: Family) -> u32 {
+    match (mode, family) {
+        (Mode::DsrIpip, Family::V4) => 20,
+        (Mode::DsrGue, Family::V4) => 28,
+        (Mode::DsrIpip, Family::V6) => 40,
+        (Mode::DsrGue, Family::V6) => 48,
+        (Mode::Nat | Mode::FullNat | Mode::DsrL2, _) => 0,
     }
 }
 
@@ -199,22 +296,51 @@ pub const fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-/// Address and port of backend `number` of the services of a mode.
-pub fn backend(mode: Mode, number: u8) -> SocketAddr {
+const fn number(mode: Mode) -> u8 {
     match mode {
-        Mode::Nat | Mode::FullNat => SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 1, 1 + number)), 8080),
-        Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => {
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 2, 1 + number)), VIP_PORT)
-        }
+        Mode::Nat => 1,
+        Mode::DsrL2 => 2,
+        Mode::DsrIpip => 3,
+        Mode::DsrGue => 4,
+        Mode::FullNat => 5,
     }
 }
 
-fn recipe(bytes: &[u8], flows: u32, multiplier: u32, towards_client: bool) -> Recipe {
-    assert_eq!(bytes.len(), FRAME_LEN);
+/// Where clients reach the services of a mode.
+pub const fn vip(mode: Mode, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(203, 0, 113, number(mode))),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, number(mode) as u16)),
+    }
+}
+
+/// Address and port of backend `index` of the services of a mode.
+pub const fn backend(mode: Mode, family: Family, index: u8) -> SocketAddr {
+    let port = if mode.keeps_destination() { VIP_PORT } else { 8080 };
+    let address = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 9, number(mode), 1 + index)),
+        Family::V6 => {
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, number(mode) as u16, 1 + index as u16))
+        }
+    };
+    SocketAddr::new(address, port)
+}
+
+/// Low 16 bits zero: the flow's number fills them.
+const fn clients(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0)),
+    }
+}
+
+/// A frame, padded to the length that all have.
+fn words(mut bytes: Vec<u8>) -> [u32; FRAME_LEN / 4] {
+    assert!(bytes.len() <= FRAME_LEN);
+    bytes.resize(FRAME_LEN, 0);
     let mut frame = [0; FRAME_LEN / 4];
     for (word, chunk) in frame.iter_mut().zip(bytes.chunks_exact(4)) {
         *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
     }
-    let (source_mask, destination_mask) = if towards_client { (0, u32::MAX) } else { (u32::MAX, 0) };
-    Recipe { frame, flow_mask: flows - 1, flow: 0, source_mask, destination_mask, multiplier }
+    frame
 }

@@ -2,18 +2,17 @@
 //! program by its pin, the measuring programs over the same maps, and a namespace whose routes lead to
 //! clients.
 
-use std::{collections::HashMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, ProgramArray},
+    maps::{Array, MapData, PerCpuArray, PerCpuValues, ProgramArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use aya_obj::programs::XdpAttachType;
 use lb_common::{
-    Address, BackendState, FragmentPolicy, Interface, Mac, Mode, NextHop, Port, Protocol, ServiceKey,
-    ServiceSettings, Slot, SlotState, Tracking, limits::maps,
+    BackendState, Features, FragmentPolicy, Interface, Mac, Mode, NextHop, Port, Protocol, ServiceKey,
+    ServiceSettings, Settings, Slot, SlotState, Tracking, limits::maps,
 };
 use lb_control::{
     datapath::{
@@ -21,12 +20,13 @@ use lb_control::{
         bpf::{BpfDatapath, BpfOptions},
     },
     engine::{Engine, monotonic_seconds},
+    model::address::to_map,
     target::{Target, TargetBackend, TargetService},
 };
 
 use super::{
     recipe::{FRAME_LEN, Recipe},
-    row::{self, Floor, Row, Scenario},
+    row::{self, Family, Floor, Row, Scenario},
 };
 use crate::netns::{Namespace, cable};
 
@@ -35,8 +35,10 @@ const BACKENDS: u8 = 100;
 const INTERFACE: &str = "lb0";
 /// Longer than any measurement: no flow idles out.
 const FLOW_IDLE_SECONDS: u32 = 3_600;
-const PROGRAMS: [&str; 7] =
-    ["wrapper", "empty", "parse_only", "parse_and_service", "parse_and_flow", "fill_plain", "forget"];
+const PROGRAMS: [&str; 8] =
+    ["wrapper", "empty", "grow", "parse_only", "parse_and_service", "parse_and_flow", "fill_plain", "forget"];
+const MODES: [Mode; 4] = [Mode::Nat, Mode::DsrL2, Mode::DsrIpip, Mode::DsrGue];
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Two namespaces with a cable: the balancer's, with a default route to the other's neighbour.
 pub struct Routes {
@@ -48,13 +50,18 @@ impl Routes {
     /// Creates them.
     pub fn create() -> Result<Self> {
         let (balancer, clients) = (Namespace::create("bench")?, Namespace::create("clients")?);
+        balancer.sysctl("ipv6/conf/default/disable_ipv6", "0")?;
         cable((&balancer, INTERFACE), (&clients, "far0"))?;
         balancer.ip(&format!(
             "addr add 10.9.0.1/16 dev {INTERFACE}\n\
              neigh add 10.9.0.2 lladdr 02:00:00:00:09:02 nud permanent dev {INTERFACE}\n\
-             route add default via 10.9.0.2"
+             route add default via 10.9.0.2\n\
+             addr add 2001:db8:9::1/64 dev {INTERFACE} nodad\n\
+             neigh add 2001:db8:9::2 lladdr 02:00:00:00:09:02 nud permanent dev {INTERFACE}\n\
+             route add default via 2001:db8:9::2"
         ))?;
         balancer.sysctl("ipv4/ip_forward", "1")?;
+        balancer.sysctl("ipv6/conf/all/forwarding", "1")?;
         Ok(Self { balancer, _clients: clients })
     }
 
@@ -67,14 +74,16 @@ impl Routes {
 /// Maps, programs, and what the maps hold at the moment.
 pub struct Stage {
     engine: Engine<BpfDatapath>,
-    shipped: Xdp,
+    /// The load balancer's object over the same maps, loaded for these features.
+    shipped: Vec<(Features, Ebpf)>,
     programs: Ebpf,
     pin_dir: PathBuf,
     ifindex: u32,
+    cpus: usize,
     /// As the engine built them: every service's slots settled.
     tables: HashMap<ServiceKey, (u32, Vec<Slot>)>,
     slots: HashMap<ServiceKey, SlotState>,
-    remembered: Option<(Mode, u32)>,
+    remembered: Option<(Mode, Family, u32)>,
 }
 
 impl Stage {
@@ -87,18 +96,34 @@ impl Stage {
             object: load_balancer,
             pin_dir: pin_dir.clone(),
             log_level: 1,
-            features: lb_common::Features::NONE,
+            features: Features::ALL,
             max_entries: Vec::new(),
         };
         let mut engine = Engine::adopt(BpfDatapath::open(options)?)?;
         let applied = engine.apply(&target(ifindex), monotonic_seconds())?;
         ensure!(applied.shortages.is_empty(), "{:?}", applied.shortages);
-        let pins = pin_dir.join(format!("v{}", lb_common::limits::LAYOUT_VERSION));
-        let shipped = Xdp::from_pin(pins.join("program"), XdpAttachType::Interface)?;
+        let pins = pin_dir.join(format!("v{}", lb_common::limits::LAYOUT_VERSION)).join("maps");
+        let mut shipped: Vec<(Features, Ebpf)> = Vec::new();
+        for features in Row::all().into_iter().map(Row::features) {
+            if shipped.iter().all(|(known, _)| *known != features) {
+                let mut loader = EbpfLoader::new();
+                loader.override_global("FEATURES", &features, true);
+                // As the engine's copy: errors only.
+                loader.override_global("AYA_LOG_LEVEL", &1u8, true);
+                for name in maps::ALL {
+                    loader.map_pin_path(name, pins.join(name));
+                }
+                let mut object = loader.load(load_balancer).context("loading over the pinned maps")?;
+                xdp_mut(&mut object, "portcullis")?
+                    .load()
+                    .with_context(|| format!("loading {features:?}"))?;
+                shipped.push((features, object));
+            }
+        }
 
         let mut loader = EbpfLoader::new();
         for name in [maps::SERVICES, maps::FLOWS] {
-            loader.map_pin_path(name, pins.join("maps").join(name));
+            loader.map_pin_path(name, pins.join(name));
         }
         let mut programs = loader.load(measuring).context("creating the measuring programs' maps")?;
         for name in PROGRAMS {
@@ -116,33 +141,35 @@ impl Stage {
             programs,
             pin_dir,
             ifindex,
+            cpus: aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?,
             tables,
             slots: HashMap::new(),
             remembered: None,
         };
         let all = row::FLOWS[row::FLOWS.len() - 1];
-        stage.put_recipe(filling(Mode::Nat, all))?;
-        stage.put_program(Some("fill_plain"))?;
+        stage.put_recipe(filling(Mode::Nat, Family::V4, all))?;
+        stage.put_program("fill_plain")?;
         stage.run("wrapper", all)?;
         Ok(stage)
     }
 
     /// Brings maps and wrapper into the state that `row` is measured in.
     pub fn prepare(&mut self, row: Row) -> Result<()> {
-        if let Row::Shipped(mode, scenario, flows) = row {
+        if let Row::Shipped(mode, family, scenario, flows) = row {
             let state = match scenario {
                 Scenario::MovingHit | Scenario::MovingInsert => SlotState::Moving,
                 Scenario::PinnedMiss => SlotState::Pinned,
                 _ => SlotState::Settled,
             };
-            self.put_slots(mode, state)?;
+            self.put_slots(mode, family, state)?;
             if scenario == Scenario::MovingHit {
-                if self.remembered != Some((mode, flows)) {
+                if self.remembered != Some((mode, family, flows)) {
                     self.forget()?;
-                    self.put_recipe(filling(mode, flows))?;
-                    self.put_program(None)?;
+                    let filling = filling(mode, family, flows);
+                    self.put_recipe(filling)?;
+                    self.put_shipped(row.features())?;
                     self.run("wrapper", flows)?;
-                    self.remembered = Some((mode, flows));
+                    self.remembered = Some((mode, family, flows));
                 }
             } else {
                 self.forget()?;
@@ -150,13 +177,19 @@ impl Stage {
         }
         self.put_recipe(row.recipe())?;
         match row {
-            Row::Floor(floor, _) => self.put_program(Some(match floor {
-                Floor::Loop | Floor::Empty => "empty",
-                Floor::Parse => "parse_only",
-                Floor::ParseService => "parse_and_service",
+            Row::Floor(Floor::Grow(bytes), _) => {
+                let map = self.programs.map_mut("GROWTH").context("no map GROWTH")?;
+                let mut map: Array<&mut MapData, u32> = map.try_into().context("GROWTH")?;
+                map.set(0, bytes, 0)?;
+                self.put_program("grow")
+            }
+            Row::Floor(floor, _) => self.put_program(match floor {
+                Floor::Loop | Floor::Empty | Floor::Grow(_) => "empty",
+                Floor::Parse(_) => "parse_only",
+                Floor::ParseService(_) => "parse_and_service",
                 Floor::ParseFlow => "parse_and_flow",
-            })),
-            Row::Shipped(..) => self.put_program(None),
+            }),
+            Row::Shipped(..) => self.put_shipped(row.features()),
         }
     }
 
@@ -167,10 +200,25 @@ impl Stage {
             Row::Floor(Floor::Loop, _) => self.run("empty", repeat)?,
             _ => self.run("wrapper", repeat)?,
         };
-        if let Row::Shipped(mode, Scenario::MovingInsert, flows) = row {
-            self.remembered = Some((mode, flows));
+        if let Row::Shipped(mode, family, Scenario::MovingInsert, flows) = row {
+            self.remembered = Some((mode, family, flows));
         }
         Ok(outcome)
+    }
+
+    /// Runs a prepared row on each of these CPUs at once; nanoseconds of one run on each, the wrapper's included.
+    pub fn measure_at_once(&self, cpus: &[usize], repeat: u32) -> Result<Vec<f64>> {
+        let (wrapper, ifindex) = (xdp(&self.programs, "wrapper")?, self.ifindex);
+        thread::scope(|scope| {
+            let run = |&cpu: &usize| {
+                scope.spawn(move || {
+                    super::pin_to_cpu(cpu)?;
+                    Ok(run(wrapper, ifindex, repeat)?.0)
+                })
+            };
+            let workers: Vec<_> = cpus.iter().map(run).collect();
+            workers.into_iter().map(|worker| worker.join().expect("it does not panic")).collect()
+        })
     }
 
     /// How often each reason was the outcome.
@@ -185,18 +233,20 @@ impl Stage {
 
     /// Empties the flow table.
     fn forget(&mut self) -> Result<()> {
-        if let Some((mode, flows)) = self.remembered.take() {
-            self.put_recipe(Row::Shipped(mode, Scenario::MovingHit, flows).recipe())?;
-            self.put_program(Some("forget"))?;
+        if let Some((mode, family, flows)) = self.remembered.take() {
+            let mut recipe = Row::Shipped(mode, family, Scenario::MovingHit, flows).recipe();
+            recipe.grown = 0;
+            self.put_recipe(recipe)?;
+            self.put_program("forget")?;
             self.run("wrapper", flows)?;
         }
         Ok(())
     }
 
     /// Gives every slot of a mode's services this state; where it moved, from the owner of the slot beside it.
-    fn put_slots(&mut self, mode: Mode, state: SlotState) -> Result<()> {
+    fn put_slots(&mut self, mode: Mode, family: Family, state: SlotState) -> Result<()> {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let key = service_key(mode, protocol);
+            let key = service_key(mode, family, protocol);
             if self.slots.get(&key).copied().unwrap_or(SlotState::Settled) == state {
                 continue;
             }
@@ -222,36 +272,53 @@ impl Stage {
         // SAFETY: `repr(C)`, 32-bit integers only, no padding.
         unsafe impl aya::Pod for Value {}
         let map = self.programs.map_mut("RECIPE").context("no map RECIPE")?;
-        let mut map: Array<&mut MapData, Value> = map.try_into()?;
-        Ok(map.set(0, Value(recipe), 0)?)
+        let mut map: PerCpuArray<&mut MapData, Value> = map.try_into().context("RECIPE")?;
+        Ok(map.set(0, PerCpuValues::try_from(vec![Value(recipe); self.cpus])?, 0)?)
     }
 
-    /// Chooses what the wrapper calls: one of the measuring programs, or the shipped one.
-    fn put_program(&mut self, name: Option<&str>) -> Result<()> {
-        let fd = match name {
-            Some(name) => xdp(&self.programs, name)?.fd()?.try_clone()?,
-            None => self.shipped.fd()?.try_clone()?,
-        };
+    /// Has the wrapper call one of the measuring programs.
+    fn put_program(&mut self, name: &str) -> Result<()> {
+        let fd = xdp(&self.programs, name)?.fd()?.try_clone()?;
+        self.put_under_test(&fd)
+    }
+
+    /// Has the wrapper call the shipped program as it is loaded for these features.
+    fn put_shipped(&mut self, features: Features) -> Result<()> {
+        let (_, object) = self
+            .shipped
+            .iter()
+            .find(|(known, _)| *known == features)
+            .context("not loaded for these features")?;
+        let fd = xdp(object, "portcullis")?.fd()?.try_clone()?;
+        self.put_under_test(&fd)
+    }
+
+    fn put_under_test(&mut self, fd: &aya::programs::ProgramFd) -> Result<()> {
         let map = self.programs.map_mut("PROGRAM_UNDER_TEST").context("no map PROGRAM_UNDER_TEST")?;
-        let mut map: ProgramArray<&mut MapData> = map.try_into()?;
-        Ok(map.set(0, &fd, 0)?)
+        let mut map: ProgramArray<&mut MapData> = map.try_into().context("PROGRAM_UNDER_TEST")?;
+        Ok(map.set(0, fd, 0)?)
     }
 
     fn run(&self, program: &str, repeat: u32) -> Result<(f64, u32)> {
-        let packet = [0u8; FRAME_LEN];
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let mut context = [0u8; 24];
-        context[4..8].copy_from_slice(&(FRAME_LEN as u32).to_ne_bytes());
-        context[12..16].copy_from_slice(&self.ifindex.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(&packet),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::default()
-        };
-        let result = xdp(&self.programs, program)?.test_run(options).context("BPF_PROG_TEST_RUN")?;
-        Ok((result.duration.as_nanos() as f64, result.return_value))
+        run(xdp(&self.programs, program)?, self.ifindex, repeat)
     }
+}
+
+/// Runs a program over a frame of zeroes that comes in by an interface; nanoseconds of one run.
+fn run(program: &Xdp, ifindex: u32, repeat: u32) -> Result<(f64, u32)> {
+    let packet = [0u8; FRAME_LEN];
+    // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let mut context = [0u8; 24];
+    context[4..8].copy_from_slice(&(FRAME_LEN as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+    let options = TestRunOptions {
+        data_in: Some(&packet),
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
+    Ok((result.duration.as_nanos() as f64, result.return_value))
 }
 
 impl Drop for Stage {
@@ -269,54 +336,59 @@ fn xdp_mut<'p>(programs: &'p mut Ebpf, name: &str) -> Result<&'p mut Xdp> {
 }
 
 /// Packets that fill a table with flows.
-fn filling(mode: Mode, flows: u32) -> Recipe {
-    Row::Shipped(mode, Scenario::MovingInsert, flows).recipe()
+fn filling(mode: Mode, family: Family, flows: u32) -> Recipe {
+    Row::Shipped(mode, family, Scenario::MovingInsert, flows).recipe()
 }
 
-fn address(address: Ipv4Addr) -> Address {
-    Address::from_ipv4(address.octets())
+fn service_key(mode: Mode, family: Family, protocol: Protocol) -> ServiceKey {
+    let vip = std::net::SocketAddr::new(row::vip(mode, family), row::VIP_PORT);
+    ServiceKey { address: to_map(vip.ip()), port: Port::new(vip.port()), protocol: protocol as u8, width: 0 }
 }
 
-fn service_key(mode: Mode, protocol: Protocol) -> ServiceKey {
-    let vip = match mode {
-        Mode::Nat | Mode::FullNat => row::VIP_NAT,
-        Mode::DsrL2 | Mode::DsrIpip | Mode::DsrGue => row::VIP_DSR,
-    };
-    ServiceKey { address: address(vip), port: Port::new(row::VIP_PORT), protocol: protocol as u8, width: 0 }
-}
-
-/// Both modes with both protocols, a hundred backends each, every next hop known.
+/// Every mode and family with both protocols, a hundred backends each, every next hop known.
 fn target(ifindex: u32) -> Target {
-    let backends = |mode| {
+    let backends = |mode, family| {
         (0..BACKENDS)
             .map(|number| TargetBackend {
                 server_id: None,
-                address: lb_control::model::address::to_map(row::backend(mode, number).ip()),
-                port: Port::new(row::backend(mode, number).port()),
+                address: to_map(row::backend(mode, family, number).ip()),
+                port: Port::new(row::backend(mode, family, number).port()),
                 weight: 1,
                 state: BackendState::Up,
                 next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 0, 1, number]), interface: 0 }),
             })
             .collect()
     };
-    let services = [Mode::Nat, Mode::DsrL2]
-        .into_iter()
-        .flat_map(|mode| [(mode, Protocol::Tcp), (mode, Protocol::Udp)])
-        .map(|(mode, protocol)| TargetService {
-            key: service_key(mode, protocol),
-            last_port: 0,
-            settings: ServiceSettings::new(mode, Tracking::OnChange, FLOW_IDLE_SECONDS),
-            fragments: FragmentPolicy::Drop,
-            answer_echo: false,
-            answer_arp: false,
-            backends: backends(mode),
-        })
-        .collect();
+    let mut services = Vec::new();
+    for mode in MODES {
+        for family in FAMILIES {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                services.push(TargetService {
+                    key: service_key(mode, family, protocol),
+                    last_port: 0,
+                    settings: ServiceSettings::new(mode, Tracking::OnChange, FLOW_IDLE_SECONDS),
+                    fragments: FragmentPolicy::Drop,
+                    answer_echo: false,
+                    answer_arp: false,
+                    backends: backends(mode, family),
+                });
+            }
+        }
+    }
     let interface = Interface { mac: Mac::new([2, 0, 0, 0, 9, 1]).word(), ifindex, mtu: 1_500 };
+    let own = |text: &str| to_map(text.parse().expect("an address"));
     Target {
         services,
         interfaces: vec![(0, interface)],
-        locals: vec![address(Ipv4Addr::new(10, 9, 0, 1))],
-        ..Target::default()
+        locals: vec![own("10.9.0.1"), own("2001:db8:9::1")],
+        program: Settings {
+            tunnel_ipv4: own("172.16.0.0"),
+            tunnel_ipv6: own("100::"),
+            tunnel_ipv4_hosts: 0xffffu32.to_be(),
+            tunnel_ipv6_hosts: u32::MAX,
+            gue_port: Port::new(6_080),
+            ..Settings::default()
+        },
+        pool: Vec::new(),
     }
 }

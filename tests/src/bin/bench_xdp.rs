@@ -4,11 +4,11 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use lb_common::Reason;
+use lb_common::{Mode, Reason};
 use tests::{
     bench::{
-        report,
-        row::{Floor, Row, Scenario},
+        pin_to_cpu, report,
+        row::{Family, Floor, Row, Scenario},
         stage::{Routes, Stage},
     },
     requires::{DIRECTORY_PREFIX, prepare},
@@ -27,7 +27,7 @@ struct Args {
     /// Measurements of each row; their median counts
     #[arg(long, value_name = "N", default_value_t = 9)]
     rounds: u32,
-    /// Only rows of the load balancer whose "mode scenario flows" contains this; floor rows always run
+    /// Only rows of the load balancer whose "mode family scenario flows" contains this; floor rows always run
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
 }
@@ -57,10 +57,11 @@ fn run(args: &Args) -> Result<()> {
         let stage = Stage::build(&load_balancer, &measuring, pin_dir)?;
         measure(stage, args)
     })??;
+    let (rounds, at_once) = rounds;
 
     let measured = report::outcomes(&rounds);
     println!("{}", report::table(&measured));
-    for line in report::bars(&measured) {
+    for line in report::bars(&measured).into_iter().chain(at_once) {
         println!("{line}");
     }
     if let Some(path) = &args.json {
@@ -71,29 +72,51 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// Every row once in every round, so that a machine that drifts drifts for all alike.
-fn measure(mut stage: Stage, args: &Args) -> Result<Vec<(Row, Vec<f64>)>> {
+fn measure(mut stage: Stage, args: &Args) -> Result<(Rounds, Vec<String>)> {
     let wanted = |row: &Row| {
-        let (_, mode, scenario) = row.names();
-        matches!(row, Row::Floor(..)) || format!("{mode} {scenario} {}", row.flows()).contains(&args.filter)
+        let (_, mode, family, scenario) = row.names();
+        matches!(row, Row::Floor(..))
+            || format!("{mode} {family} {scenario} {}", row.flows()).contains(&args.filter)
     };
-    let mut rounds: Vec<(Row, Vec<f64>)> =
-        Row::all().into_iter().filter(wanted).map(|row| (row, Vec::new())).collect();
+    let mut rounds: Rounds = Row::all().into_iter().filter(wanted).map(|row| (row, Vec::new())).collect();
     let chosen = rounds.iter().any(|(row, _)| matches!(row, Row::Shipped(..)));
-    ensure!(chosen, "no row's \"mode scenario flows\" contains {:?}", args.filter);
+    ensure!(chosen, "no row's \"mode family scenario flows\" contains {:?}", args.filter);
+    let (mut alone, mut together) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..args.rounds.max(1) {
+        pin_to_one_cpu()?;
         eprintln!("round {} of {}", round + 1, args.rounds.max(1));
         for (row, times) in &mut rounds {
             stage.prepare(*row)?;
             times.push(measure_row(&mut stage, *row)?);
         }
+        if args.filter.is_empty() {
+            stage.prepare(AT_ONCE)?;
+            for cpu in [0, 1] {
+                alone[cpu].extend(stage.measure_at_once(&[cpu], 2 * REPEAT)?);
+            }
+            for (times, time) in together.iter_mut().zip(stage.measure_at_once(&[0, 1], 2 * REPEAT)?) {
+                times.push(time);
+            }
+        }
     }
-    Ok(rounds)
+    let median = |times: &Vec<f64>| report::quantile(times, 0.5);
+    let at_once = if args.filter.is_empty() {
+        report::at_once(&alone.each_ref().map(median), &together.each_ref().map(median))
+    } else {
+        Vec::new()
+    };
+    Ok((rounds, at_once))
 }
+
+type Rounds = Vec<(Row, Vec<f64>)>;
+
+/// What two CPUs run at once.
+const AT_ONCE: Row = Row::Shipped(Mode::Nat, Family::V4, Scenario::Settled, 1 << 16);
 
 fn measure_row(stage: &mut Stage, row: Row) -> Result<f64> {
     let repeat = match row {
         // Each flow once, on purpose without a warm-up.
-        Row::Shipped(_, Scenario::MovingInsert, flows) => flows,
+        Row::Shipped(_, _, Scenario::MovingInsert, flows) => flows,
         _ => {
             stage.measure(row, WARM_UP)?;
             REPEAT
@@ -101,7 +124,7 @@ fn measure_row(stage: &mut Stage, row: Row) -> Result<f64> {
     };
     let before = stage.reasons()?;
     let (nanoseconds, action) = stage.measure(row, repeat)?;
-    if let Row::Shipped(_, scenario, _) = row {
+    if let Row::Shipped(_, _, scenario, _) = row {
         let expected = reason(scenario);
         let counted = stage.reasons()?[expected as usize] - before[expected as usize];
         ensure!(
@@ -113,7 +136,7 @@ fn measure_row(stage: &mut Stage, row: Row) -> Result<f64> {
         const XDP_TX: u32 = 3;
         ensure!(action == XDP_TX, "{row:?}: action {action}");
     }
-    if let Row::Shipped(_, Scenario::MovingInsert, flows) = row {
+    if let Row::Shipped(_, _, Scenario::MovingInsert, flows) = row {
         let remembered = stage.flow_count()?;
         ensure!(remembered == flows as usize, "{row:?}: {remembered} of {flows} flows are remembered");
     }
@@ -124,6 +147,7 @@ fn measure_row(stage: &mut Stage, row: Row) -> Result<f64> {
 const fn reason(scenario: Scenario) -> Reason {
     match scenario {
         Scenario::Settled
+        | Scenario::AllFeatures
         | Scenario::MovingInsert
         | Scenario::MovingHit
         | Scenario::PinnedMiss
@@ -135,14 +159,8 @@ const fn reason(scenario: Scenario) -> Reason {
     }
 }
 
-/// Keeps this thread on the CPU that it is on: the caches of another are cold.
+/// Keeps this thread on the CPU that it is on.
 fn pin_to_one_cpu() -> Result<()> {
-    // SAFETY: a zeroed set is empty; the calls take it by pointer and length.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(libc::sched_getcpu().max(0) as usize, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
-    };
-    ensure!(result == 0, "sched_setaffinity: {}", std::io::Error::last_os_error());
-    Ok(())
+    // SAFETY: a plain call.
+    pin_to_cpu(unsafe { libc::sched_getcpu() }.max(0) as usize)
 }
