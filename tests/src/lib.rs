@@ -26,6 +26,7 @@
 //! | [`shop`] | the story of the balancer alone, for the demo and for a test |
 //! | [`demo`] | the stories of balancer and gateway together, for the demo and for tests |
 //! | [`packet`] | packets with checksums that are not ours |
+//! | [`oracle`] | random packets, judged by rules of their own |
 //! | [`mod@bench`] | what a packet costs |
 //! | [`bench_gateway`] | what a request costs, beside nginx and HAProxy |
 //!
@@ -45,6 +46,7 @@ pub mod instance;
 pub mod interrupt;
 pub mod load;
 pub mod netns;
+pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod requires;

@@ -1,0 +1,31 @@
+//! A differential test of the packet path: random packets through the shipped code, each judged by an oracle that shares
+//! none of it. docs/proof.md states the rules that the oracle holds it to.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`read`] | what a frame is, by etherparse |
+//! | [`world`], [`choose`] | configuration and memory; which backend |
+//! | [`judge`], [`tunnel`], [`edit`], [`sum`] | what may become of a packet, byte by byte, checksums in full |
+//! | [`outcome`] | the comparison |
+//! | [`scene`], [`craft`], [`draft`], [`quic`], [`spoil`], [`random`] | configurations and packets from a seed |
+//! | [`kernel`], [`run`], [`pcap`] | the lanes, the loop, what is left of a difference |
+//!
+//! Invariant: of the packet path nothing but plain data of `lb-common` and its flow hash is used to judge.
+
+pub mod choose;
+pub mod craft;
+pub mod draft;
+pub mod edit;
+pub mod judge;
+pub mod kernel;
+pub mod outcome;
+pub mod pcap;
+pub mod quic;
+pub mod random;
+pub mod read;
+pub mod run;
+pub mod scene;
+pub mod spoil;
+pub mod sum;
+pub mod tunnel;
+pub mod world;
