@@ -5,6 +5,7 @@
 //! | [`requires`] | what a test needs of its host, and the sweep of what killed runs left |
 //! | [`netns`] | one network namespace |
 //! | [`topology`] | clients, balancer, switch and servers, wired up |
+//! | [`dual`] | IPv6 beside IPv4, and tunnels' far ends |
 //! | [`tiers`] | clients, gateways and services, joined by the balancer |
 //! | [`process`] | a daemon: its log, signals and end |
 //! | [`controller`] | `lb-control` in the balancer's namespace |
@@ -38,6 +39,7 @@ pub mod control;
 pub mod controller;
 pub mod curl;
 pub mod demo;
+pub mod dual;
 pub mod eventually;
 pub mod gateway;
 pub mod held;

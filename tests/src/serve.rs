@@ -59,7 +59,7 @@ impl Counts {
 
 /// Listens, also where a predecessor's connections are still remembered.
 pub fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket.listen(4096)?)

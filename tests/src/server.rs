@@ -38,8 +38,11 @@ impl Server {
     pub fn start_with(topology: &Topology, index: usize, options: &[&str]) -> Result<Self> {
         let namespace: &Namespace = &topology.servers[index];
         let mut command = namespace.command(binary("shop_server")?);
-        let udp = SocketAddr::from((topology.echo_address(), UDP_PORT));
-        command.args(["--listen", &format!("0.0.0.0:{PORT}"), "--udp", &udp.to_string()]).args(options);
+        let any = if topology.is_dual() { "[::]" } else { "0.0.0.0" };
+        command.args(["--listen", &format!("{any}:{PORT}")]).args(options);
+        for address in topology.echo_addresses() {
+            command.arg("--udp").arg(SocketAddr::new(address, UDP_PORT).to_string());
+        }
         let log = topology.directory().join(format!("{}.log", name(index)));
         let mut process = Process::start(command, &name(index), &log)?;
         let local = SocketAddr::from(([127, 0, 0, 1], PORT));

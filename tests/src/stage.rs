@@ -44,6 +44,22 @@ impl Stage {
         Self::over(Topology::segment(servers)?, "auto")
     }
 
+    /// [`Self::routed`] with IPv6 beside IPv4.
+    pub fn dual_routed(servers: usize) -> Result<Self> {
+        requires();
+        let topology = Topology::routed(servers)?;
+        topology.dual_stack()?;
+        Self::over(topology, "auto")
+    }
+
+    /// [`Self::segment`] with IPv6 beside IPv4.
+    pub fn dual_segment(servers: usize) -> Result<Self> {
+        requires();
+        let topology = Topology::segment(servers)?;
+        topology.dual_stack()?;
+        Self::over(topology, "auto")
+    }
+
     /// One server at so many addresses, each of them a backend.
     pub fn farm(addresses: u8) -> Result<Self> {
         requires();

@@ -7,12 +7,12 @@
 //! ```
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -20,6 +20,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use crate::{
+    dual::VIP_V6,
     netns::{Namespace, cable, run},
     requires::{DIRECTORY_PREFIX, pin_directory},
     xdp::PassProgram,
@@ -46,6 +47,8 @@ pub struct Topology {
     number: u32,
     directory: TempDir,
     far_ends: Mutex<Vec<PassProgram>>,
+    /// Set by [`Topology::dual_stack`].
+    pub(crate) dual: AtomicBool,
 }
 
 /// A second network of servers, with a switch of its own.
@@ -147,6 +150,10 @@ impl Topology {
         Ok(Arc::new(topology))
     }
 
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// The interfaces that the balancer attaches to.
     pub fn interfaces(&self) -> &'static [&'static str] {
         match self.shape {
@@ -166,10 +173,12 @@ impl Topology {
     }
 
     /// Where servers listen for datagrams: their answers come from there, in a segment in the service's name.
-    pub fn echo_address(&self) -> Ipv4Addr {
-        match self.shape {
-            Shape::Routed | Shape::Tiers => Ipv4Addr::UNSPECIFIED,
-            Shape::Segment => VIP,
+    pub fn echo_addresses(&self) -> Vec<IpAddr> {
+        match (self.shape, self.is_dual()) {
+            (Shape::Routed | Shape::Tiers, false) => vec![Ipv4Addr::UNSPECIFIED.into()],
+            (Shape::Routed | Shape::Tiers, true) => vec![Ipv6Addr::UNSPECIFIED.into()],
+            (Shape::Segment, false) => vec![VIP.into()],
+            (Shape::Segment, true) => vec![VIP.into(), VIP_V6.into()],
         }
     }
 
@@ -213,6 +222,7 @@ impl Topology {
             number,
             directory: tempfile::Builder::new().prefix(&prefix).tempdir()?,
             far_ends: Mutex::default(),
+            dual: AtomicBool::new(false),
         };
         // Thousands of short connections to one address: ports are taken again after a second, not a minute.
         topology.client.sysctl("ipv4/tcp_tw_reuse", "1")?;

@@ -21,7 +21,8 @@ const LINKER_VERSION: &str = "0.13.0";
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the namespaces of demo and tests are made of, and clients that are not ours.
-const NETWORK_PACKAGES: [&str; 4] = ["iproute2", "ethtool", "curl", "wrk"];
+const NETWORK_PACKAGES: [&str; 6] =
+    ["iproute2", "ethtool", "curl", "wrk", "iputils-ping", "iputils-tracepath"];
 
 /// What the gateway is measured beside, and with.
 const PEER_PACKAGES: [&str; 4] = ["nginx-light", "haproxy", "wrk", "curl"];
@@ -80,7 +81,7 @@ pub fn ensure(needs: Needs) -> Result<()> {
     let toolchain = ensure_toolchain()?;
     ensure_linker(&toolchain)?;
     if needs.network {
-        ensure_packages("network tools", &NETWORK_PACKAGES, &["ip", "ethtool", "curl"])?;
+        ensure_packages("network tools", &NETWORK_PACKAGES, &["ip", "ethtool", "curl", "ping", "tracepath"])?;
     }
     if needs.peers {
         ensure_packages("proxies to measure beside", &PEER_PACKAGES, &["nginx", "haproxy", "wrk", "curl"])?;

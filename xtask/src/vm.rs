@@ -40,9 +40,30 @@ const MODULE_FOLDERS: [&str; 9] = [
 ];
 
 /// Copied from the host where they are installed.
-const TOOLS: [&str; 23] = [
-    "bash", "ip", "tc", "ss", "bridge", "ethtool", "bpftool", "curl", "wrk", "nginx", "kmod", "sysctl",
-    "unshare", "nsenter", "setpriv", "timeout", "sleep", "ping", "tcpdump", "nft", "ipvsadm", "iperf3",
+const TOOLS: [&str; 24] = [
+    "bash",
+    "ip",
+    "tc",
+    "ss",
+    "bridge",
+    "ethtool",
+    "bpftool",
+    "curl",
+    "wrk",
+    "nginx",
+    "kmod",
+    "sysctl",
+    "unshare",
+    "nsenter",
+    "setpriv",
+    "timeout",
+    "sleep",
+    "ping",
+    "tracepath",
+    "tcpdump",
+    "nft",
+    "ipvsadm",
+    "iperf3",
     "openssl",
 ];
 

@@ -48,7 +48,7 @@ struct Options {
     listen: SocketAddr,
     /// Also echo datagrams here, after its name and a space.
     #[arg(long)]
-    udp: Option<SocketAddr>,
+    udp: Vec<SocketAddr>,
     /// Bytes of the page.
     #[arg(long, default_value_t = 512)]
     body: usize,
@@ -71,7 +71,7 @@ struct Shop {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let listener = listen(options.listen)?;
-    if let Some(address) = options.udp {
+    for address in &options.udp {
         tokio::spawn(echo(UdpSocket::bind(address).await?, options.name.clone().unwrap_or_default()));
     }
     let grace = Duration::from_secs(options.grace);
