@@ -1,6 +1,7 @@
 //! The daemon's configuration: command line over file over defaults. An error names line, field and rule.
 
 mod file;
+mod packets;
 
 use std::{
     net::SocketAddr,
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use crate::{api::TcpConfig, model::Service};
 
 pub use file::{File, Invalid};
+pub use packets::{FullNat, Packets, Tunnel};
 
 /// Portcullis' controller: balances TCP and UDP connections in the kernel's receive path
 ///
@@ -193,6 +195,8 @@ pub struct Config {
     pub directories: Directories,
     /// See [`Capacities`].
     pub capacities: Capacities,
+    /// See [`Packets`].
+    pub packets: Packets,
     /// The API over TCP, where wanted.
     pub tcp_api: Option<TcpConfig>,
     /// Services that are made at the start unless the store has them.
@@ -239,6 +243,7 @@ impl Config {
                 pins: directory(args.pin_dir, file.pin_dir, Directories::PINS),
             },
             capacities: file.capacities,
+            packets: file.packets,
             tcp_api,
             services: file.services,
         })

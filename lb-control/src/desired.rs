@@ -10,11 +10,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use lb_common::{BackendState, FragmentPolicy, NextHop, Port, ServiceSettings, Tracking, limits};
+use lb_common::{BackendState, FragmentPolicy, NextHop, Port, QuicScheme, ServiceSettings, Tracking, limits};
 use tokio::sync::watch;
 
 use crate::{
-    model::{self, Backend, Desired, Health, OnFailure, Refusal, Service, address},
+    model::{self, Backend, Desired, Health, OnFailure, Quic, Refusal, Service, address},
     store::{Memory, Store, StoreError, embedded::Embedded},
     target::{TargetBackend, TargetService},
 };
@@ -34,6 +34,7 @@ pub struct DesiredState {
     published: watch::Sender<Arc<Desired>>,
     admission: OnceLock<Arc<dyn Admission>>,
     slots: OnceLock<u32>,
+    full_nat: OnceLock<Vec<IpAddr>>,
 }
 
 /// What only the one order that holds the lock touches.
@@ -83,6 +84,7 @@ impl DesiredState {
             published: watch::Sender::new(Arc::new(desired)),
             admission: OnceLock::new(),
             slots: OnceLock::new(),
+            full_nat: OnceLock::new(),
         })
     }
 
@@ -97,6 +99,14 @@ impl DesiredState {
     pub fn set_slots(&self, slots: u32) {
         if self.slots.set(slots).is_err() {
             tracing::error!("the number of slots was set before and stays");
+        }
+    }
+
+    /// Says from which addresses of its own the balancer sends in `full-nat`: from none, where it is not said;
+    /// once, before orders are taken.
+    pub fn set_full_nat(&self, addresses: Vec<IpAddr>) {
+        if self.full_nat.set(addresses).is_err() {
+            tracing::error!("the addresses of full-nat were set before and stay");
         }
     }
 
@@ -128,6 +138,7 @@ impl DesiredState {
         after.generation = before.generation + 1;
         let changed = model::changed_services(&before, &after);
         model::check_together(&after, &changed)?;
+        model::check_full_nat(&after, &changed, self.full_nat.get().map_or(&[], Vec::as_slice))?;
         model::check_slots(&after, self.slots.get().copied().unwrap_or(limits::SLOTS))?;
         if let Some(admission) = self.admission.get() {
             admission.check(&before, &after)?;
@@ -229,30 +240,42 @@ pub fn target_service(
     now_unix: u64,
     next_hop: impl Fn(IpAddr) -> Option<NextHop>,
 ) -> TargetService {
-    let backends = service
-        .backends
-        .iter()
-        .map(|(at, backend)| TargetBackend {
-            server_id: None,
-            address: address::to_map(at.ip()),
-            port: Port::new(at.port()),
-            weight: backend.weight,
-            state: effective_state(backend, service.on_failure, now_unix),
-            next_hop: next_hop(at.ip()),
-        })
-        .collect();
+    let backends = service.backends.iter().map(|(at, backend)| TargetBackend {
+        address: address::to_map(at.ip()),
+        port: Port::new(at.port()),
+        server_id: backend.server_id,
+        weight: backend.weight,
+        state: effective_state(backend, service.on_failure, now_unix),
+        next_hop: next_hop(at.ip()),
+    });
     TargetService {
-        key: address::key(SocketAddr::new(service.address, service.port), service.protocol),
-        last_port: 0,
-        settings: ServiceSettings::new(
-            service.mode,
-            if service.connectionless { Tracking::Connectionless } else { Tracking::OnChange },
-            service.flow_idle_seconds,
-        ),
-        fragments: FragmentPolicy::Drop,
-        answer_echo: false,
+        key: address::service_key(service),
+        last_port: if service.is_wide() { service.ports.last } else { 0 },
+        settings: settings(service),
+        fragments: service.fragments,
         answer_arp: service.answer_arp,
-        backends,
+        answer_echo: service.answer_echo,
+        backends: backends.collect(),
+    }
+}
+
+fn settings(service: &Service) -> ServiceSettings {
+    let tracking = if service.connectionless { Tracking::Connectionless } else { Tracking::OnChange };
+    let (quic, quic_config, quic_server_id_len) = match service.quic {
+        None => (QuicScheme::None, 0, 0),
+        Some(Quic::QuicLb { config_id, server_id_length }) => {
+            (QuicScheme::QuicLb, config_id, server_id_length)
+        }
+        Some(Quic::KatranV1) => (QuicScheme::KatranV1, 0, 2),
+        Some(Quic::KatranV2) => (QuicScheme::KatranV2, 0, 3),
+    };
+    ServiceSettings {
+        by_address: service.fragments == FragmentPolicy::ByAddress,
+        mss: service.mss.unwrap_or(0),
+        quic,
+        quic_server_id_len,
+        quic_config,
+        ..ServiceSettings::new(service.mode, tracking, service.flow_idle_seconds)
     }
 }
 

@@ -11,7 +11,7 @@ use lb_common::BackendState;
 
 use crate::{
     desired::effective_state,
-    model::Desired,
+    model::{Desired, address::place},
     status::{AttachMode, CounterValues, Observed},
 };
 
@@ -95,7 +95,7 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
         out.family(&name, "counter", help);
         for (service, seen) in &observed.services {
             for (at, backend) in &seen.backends {
-                let labels = [("service", service.as_str()), ("backend", &at.to_string())];
+                let labels = [("service", service.as_str()), ("backend", &place(at))];
                 out.sample(&name, &labels, value(&backend.counters));
             }
         }
@@ -103,7 +103,7 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
     out.family("backend_tracked_flows", "gauge", "Remembered flows of the backend.");
     for (service, seen) in &observed.services {
         for (at, backend) in &seen.backends {
-            let labels = [("service", service.as_str()), ("backend", &at.to_string())];
+            let labels = [("service", service.as_str()), ("backend", &place(at))];
             out.sample("backend_tracked_flows", &labels, backend.tracked_flows);
         }
     }
@@ -115,7 +115,7 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
                 BackendState::Up => 1,
                 BackendState::Draining => 2,
             };
-            let labels = [("service", service.name.as_str()), ("backend", &at.to_string())];
+            let labels = [("service", service.name.as_str()), ("backend", &place(at))];
             out.sample("backend_state", &labels, state);
         }
     }

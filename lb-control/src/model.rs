@@ -1,23 +1,23 @@
 //! Validated services and backends: what a client of the API may ask for. No IO.
 
 pub mod address;
+mod network;
 mod object;
 mod refusal;
 mod spec;
 mod together;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
-pub use lb_common::{Mode, Protocol};
+pub use lb_common::{FragmentPolicy, Mode, Protocol};
+pub use network::{Network, NoNetwork, NoPorts, Ports};
 pub use object::Object;
 pub use refusal::{BackendError, FieldError, Refusal};
 pub use spec::{
-    BackendSpec, HealthCheckSpec, HealthName, ModeName, OnFailureName, ProbeName, ProtocolName, ServiceSpec,
+    BackendSpec, FragmentsName, HealthCheckSpec, HealthName, ModeName, OnFailureName, ProbeName,
+    ProtocolName, QuicSpec, SchemeName, ServerIdSpec, ServiceSpec, address_rule,
 };
-pub use together::{changed_services, check_slots, check_together};
+pub use together::{changed_services, check_full_nat, check_slots, check_together};
 
 /// All that is desired, under one generation number that grows with every accepted order or health change.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,15 +28,15 @@ pub struct Desired {
     pub services: BTreeMap<String, Service>,
 }
 
-/// A service: one (address, port, protocol) and its backends.
+/// A service: its virtual addresses and ports, a protocol, and its backends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// 1 to 63 of `a-z 0-9 -`, unique.
     pub name: String,
-    /// The virtual address.
-    pub address: IpAddr,
-    /// The virtual port.
-    pub port: u16,
+    /// The virtual address, or a network of them.
+    pub address: Network,
+    /// The virtual port, or a range of them.
+    pub ports: Ports,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// How packets get to its backends.
@@ -45,14 +45,51 @@ pub struct Service {
     pub connectionless: bool,
     /// 1 to 86,400; default 300 for TCP, 60 for UDP.
     pub flow_idle_seconds: u32,
-    /// Whether the balancer answers ARP for the address; default yes.
+    /// What happens to fragments of which no first one was seen.
+    pub fragments: FragmentPolicy,
+    /// Whether the balancer answers ARP and neighbour solicitations for the address; default yes for one address.
     pub answer_arp: bool,
+    /// Whether the balancer answers echo requests to the address.
+    pub answer_echo: bool,
+    /// TCP: the largest segment, in bytes, that a SYN may announce.
+    pub mss: Option<u16>,
+    /// UDP: how QUIC connection ids name their backend.
+    pub quic: Option<Quic>,
     /// What happens to the flows of a backend that fails.
     pub on_failure: OnFailure,
     /// How backends are checked; without it they are taken for healthy.
     pub health_check: Option<HealthCheck>,
-    /// By (address, port).
+    /// By (address, port); port 0 where the service has several, which packets keep.
     pub backends: BTreeMap<SocketAddr, Backend>,
+}
+
+impl Service {
+    /// Whether it has several addresses or ports.
+    pub fn is_wide(&self) -> bool {
+        !self.address.is_host() || self.ports.single().is_none()
+    }
+
+    /// Addresses and ports as people write them: `10.0.0.1:80`, `[2001:db8::/64]:any`.
+    pub fn entrance(&self) -> String {
+        let (address, ports) = (self.address, self.ports);
+        if address.address.is_ipv4() { format!("{address}:{ports}") } else { format!("[{address}]:{ports}") }
+    }
+}
+
+/// How QUIC connection ids name their backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quic {
+    /// draft-ietf-quic-load-balancers, in the clear.
+    QuicLb {
+        /// 0 to 6: the configuration that the ids begin with.
+        config_id: u8,
+        /// 1 to 8 bytes.
+        server_id_length: u8,
+    },
+    /// 16 bits of server id.
+    KatranV1,
+    /// 24 bits of server id.
+    KatranV2,
 }
 
 /// What happens to the flows of a backend that fails its checks.
@@ -70,6 +107,8 @@ pub enum OnFailure {
 pub struct Backend {
     /// 0 to 1,000; 0 takes no new flows.
     pub weight: u32,
+    /// Its id in QUIC connection ids: the bytes as a big-endian number.
+    pub server_id: Option<u64>,
     /// Set by a drain.
     pub draining: Option<Drain>,
     /// As the checks see it.

@@ -18,7 +18,10 @@ use super::{
     services::{deleted, etag, find, tracked_flows},
     view::Sight,
 };
-use crate::model::{Backend, BackendSpec, Desired, Drain, Health, Refusal, Service};
+use crate::model::{
+    Backend, BackendSpec, Desired, Drain, Health, Refusal, Service,
+    address::{parse_place, place},
+};
 
 /// A week: what drains longer was forgotten.
 const DEADLINE_SECONDS_MAX: u64 = 7 * 86_400;
@@ -62,10 +65,10 @@ pub async fn create(
         })
     })
     .await?;
-    let place = HeaderValue::from_str(&format!("/v1/services/{name}/backends/{at}"))
+    let location = HeaderValue::from_str(&format!("/v1/services/{name}/backends/{}", place(&at)))
         .map_err(|_| ApiError::Internal)?;
-    let shown = show(&state, &desired, &name, &at.to_string())?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, place)], shown).into_response())
+    let shown = show(&state, &desired, &name, &place(&at))?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], shown).into_response())
 }
 
 pub async fn read(
@@ -106,7 +109,7 @@ pub async fn change(
 ) -> Result<Response, ApiError> {
     let patch: Value = body.decode()?;
     order_on(state, terms, name, backend, move |service, at| {
-        let mut value = serde_json::to_value(service.backends[&at].spec(&at))
+        let mut value = serde_json::to_value(service.backends[&at].spec(&at, service))
             .map_err(|error| Refusal::field("", error.to_string()))?;
         merge(&mut value, patch);
         put(service, at, value).map(drop)
@@ -202,24 +205,28 @@ fn find_mut<'a>(desired: &'a mut Desired, name: &str) -> Result<&'a mut Service,
 
 fn find_backend(service: &Service, path: &str) -> Result<SocketAddr, Refusal> {
     let missing = || Refusal::NoSuchBackend { service: service.name.clone(), backend: path.to_owned() };
-    path.parse().ok().filter(|at| service.backends.contains_key(at)).ok_or_else(missing)
+    parse_place(path).filter(|at| service.backends.contains_key(at)).ok_or_else(missing)
 }
 
 fn backend_mut(service: &mut Service, at: SocketAddr) -> Result<&mut Backend, Refusal> {
     let name = service.name.clone();
-    let missing = || Refusal::NoSuchBackend { service: name, backend: at.to_string() };
+    let missing = || Refusal::NoSuchBackend { service: name, backend: place(&at) };
     service.backends.get_mut(&at).ok_or_else(missing)
 }
 
 fn parse(path: &str) -> Result<SocketAddr, Refusal> {
-    path.parse().map_err(|_| Refusal::field("", format!("the path must end in address:port, not {path}")))
+    parse_place(path).ok_or_else(|| {
+        Refusal::field("", format!("the path must end in address:port or address, not {path}"))
+    })
 }
 
 /// Address and port of the path, where the body does not say them.
 fn with_place(mut sent: Value, at: SocketAddr) -> Value {
     if let Value::Object(fields) = &mut sent {
         fields.entry("address").or_insert_with(|| json!(at.ip()));
-        fields.entry("port").or_insert_with(|| json!(at.port()));
+        if at.port() != 0 {
+            fields.entry("port").or_insert_with(|| json!(at.port()));
+        }
     }
     sent
 }
@@ -230,7 +237,7 @@ fn put(service: &mut Service, at: SocketAddr, value: Value) -> Result<bool, Refu
     let (found, mut backend) = Backend::new(&spec, service).map_err(Refusal::Invalid)?;
     if found != at {
         let field = if found.ip() == at.ip() { "port" } else { "address" };
-        return Err(Refusal::field(field, format!("cannot change: the path says {at}")));
+        return Err(Refusal::field(field, format!("cannot change: the path says {}", place(&at))));
     }
     let old = service.backends.get(&at);
     backend.draining = old.and_then(|old| old.draining);

@@ -163,12 +163,27 @@ mod tests {
             ("{\n \"name\": }", "2:10"),
             ("", "1:0"),
             ("{} x", "address: is required"),
-            (r#"{"address":"10.0.0.1"}"#, "port: is required"),
-            (r#"{"address":"10.0.0","port":80}"#, "address: invalid IP address syntax"),
+            (
+                r#"{"address":"10.0.0","port":80}"#,
+                "address: must be an IP address, like 192.0.2.10, or a network",
+            ),
+            (
+                r#"{"address":"10.0.0.1","ports":"80"}"#,
+                "ports: must be the lowest and the highest port, like \"8000-8999\", or \"any\"",
+            ),
+            (r#"{"address":"10.0.0.1","ports":80}"#, "ports: invalid type: integer `80`, expected a string"),
+            (
+                r#"{"address":"10.0.0.1","port":80,"backends":[{"address":"10.1.0.1","server_id":true}]}"#,
+                "backends[0].server_id: invalid type: boolean `true`, expected hexadecimal digits like",
+            ),
+            (
+                r#"{"address":"10.0.0.1","port":80,"quic":{"scheme":"quic"}}"#,
+                "quic.scheme: unknown variant `quic`, expected one of `quic-lb`, `katran-v1`, `katran-v2`",
+            ),
             (r#"{"adress":"10.0.0.1"}"#, "adress: is no field"),
             (
                 r#"{"address":"10.0.0.1","port":80,"backends":[{"address":"10.1.0.1","wieght":1}]}"#,
-                "backends[0].wieght: is no field; expected one of `address`, `port`, `weight`",
+                "backends[0].wieght: is no field; expected one of `address`, `port`, `weight`, `server_id`",
             ),
             (
                 r#"{"address":"10.0.0.1","port":80,"backends":[{"port":1}]}"#,

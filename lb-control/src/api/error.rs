@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 
 use super::outcomes::Kind;
-use crate::model::{BackendError, FieldError, Refusal};
+use crate::model::{BackendError, FieldError, Refusal, address::place};
 
 /// Why a request got no answer of the kind that it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Places {
             None => FieldError::new(field, rule),
             Some(order) => match order.iter().position(|at| *at == backend) {
                 Some(index) => FieldError::new(format!("backends[{index}].{field}"), rule),
-                None => FieldError::new("backends", format!("{backend}: {rule}")),
+                None => FieldError::new("backends", format!("{}: {rule}", place(&backend))),
             },
         }
     }

@@ -44,7 +44,7 @@ pub async fn counters(State(state): State<Shared>) -> Json<Value> {
     let observed = state.observer.observe();
     let services = observed.services.iter().map(|(name, service)| {
         let backends = service.backends.iter().map(
-            |(at, backend)| json!({ "address": at.ip(), "port": at.port(), "counters": backend.counters }),
+            |(at, backend)| json!({ "address": at.ip(), "port": (at.port() != 0).then_some(at.port()), "counters": backend.counters }),
         );
         json!({ "name": name, "counters": service.counters, "backends": backends.collect::<Vec<_>>() })
     });

@@ -18,7 +18,7 @@ use super::{
     view::Sight,
 };
 use crate::{
-    model::{Desired, FieldError, Refusal, Service, ServiceSpec},
+    model::{Desired, FieldError, FragmentPolicy, Refusal, Service, ServiceSpec},
     status::Observed,
 };
 
@@ -178,16 +178,7 @@ fn valid(spec: &ServiceSpec, path_name: &str) -> Result<Service, Refusal> {
 /// backends that are no longer there are deleted: returns how many remembered flows that cuts.
 fn put(desired: &mut Desired, mut service: Service, observed: &Observed) -> Result<Option<u64>, Refusal> {
     let old = find(desired, &service.name)?;
-    let fixed = [
-        ("address", old.address == service.address),
-        ("port", old.port == service.port),
-        ("protocol", old.protocol == service.protocol),
-        ("mode", old.mode == service.mode),
-    ];
-    let rule =
-        "cannot change on a live service, whose flows depend on it: delete the service and create it anew";
-    let errors: Vec<_> =
-        fixed.into_iter().filter(|(_, same)| !same).map(|(field, _)| FieldError::new(field, rule)).collect();
+    let errors = fixed_fields(old, &service);
     if !errors.is_empty() {
         return Err(Refusal::Invalid(errors));
     }
@@ -205,9 +196,26 @@ fn put(desired: &mut Desired, mut service: Service, observed: &Observed) -> Resu
     Ok(cut)
 }
 
-fn places_of(spec: &ServiceSpec) -> Places {
-    let at = |backend: &crate::model::BackendSpec| {
-        SocketAddr::new(backend.address, backend.port.unwrap_or(spec.port))
+/// What flows of a live service depend on.
+fn fixed_fields(old: &Service, new: &Service) -> Vec<FieldError> {
+    let by_address = |service: &Service| service.fragments == FragmentPolicy::ByAddress;
+    let ports = if new.ports.single().is_some() { "port" } else { "ports" };
+    let fields = [
+        ("address", old.address == new.address),
+        (ports, old.ports == new.ports),
+        ("protocol", old.protocol == new.protocol),
+        ("mode", old.mode == new.mode),
+        ("fragments", by_address(old) == by_address(new)),
+    ];
+    let changed = fields.into_iter().filter(|(_, same)| !same);
+    let rule = |field| {
+        let what = if field == "fragments" { "cannot change to or from by-address" } else { "cannot change" };
+        format!("{what} on a live service, whose flows depend on it: delete the service and create it anew")
     };
-    Places { service: spec.name.clone(), backends: Some(spec.backends.iter().map(at).collect()) }
+    changed.map(|(field, _)| FieldError::new(field, rule(field))).collect()
+}
+
+fn places_of(spec: &ServiceSpec) -> Places {
+    let backends = spec.backends.iter().map(|backend| spec.place_of(backend)).collect();
+    Places { service: spec.name.clone(), backends: Some(backends) }
 }

@@ -110,7 +110,7 @@ impl Sight<'_> {
     pub fn listed_backend(&self, service: &Service, at: &SocketAddr, backend: &Backend) -> BackendView {
         let seen = self.observed.backend(&service.name, at);
         BackendView {
-            spec: backend.spec(at),
+            spec: backend.spec(at, service),
             generation: None,
             status: BackendStatusView {
                 state: effective_state(backend, service.on_failure, self.now_unix).into(),

@@ -1,13 +1,23 @@
 //! The configuration file. Pure: from text to checked settings, or to a line, a field and a rule.
 
-use std::{fmt, net::SocketAddr, ops::Range, path::Path, path::PathBuf};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use lb_common::limits::{TABLE_SLOTS_MAX, TABLE_SLOTS_MIN};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{AttachMode, Capacities, LogLevel};
-use crate::model::{Desired, FieldError, Service, ServiceSpec, check_together};
+use super::{
+    AttachMode, Capacities, LogLevel,
+    packets::{Packets, WrittenFullNat, WrittenTunnel},
+};
+use crate::model::{
+    Desired, FieldError, Refusal, Service, ServiceSpec, address::place, check_full_nat, check_together,
+};
 
 /// Longest interface name: the kernel's `IFNAMSIZ` without the terminating zero.
 const NAME_LENGTH_MAX: usize = 15;
@@ -28,6 +38,7 @@ pub struct File {
     pub listen_tcp: Option<SocketAddr>,
     pub token_file: Option<PathBuf>,
     pub capacities: Capacities,
+    pub packets: Packets,
     pub services: Vec<Service>,
 }
 
@@ -48,6 +59,11 @@ struct Written {
     api: Api,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    tunnel: WrittenTunnel,
+    #[serde(default)]
+    full_nat: WrittenFullNat,
+    icmp_errors_per_second: Option<Spanned<u32>>,
     #[serde(default)]
     services: Vec<Spanned<ServiceSpec>>,
 }
@@ -97,7 +113,9 @@ impl File {
         let written = Written::read(text).map_err(|fault| Invalid(vec![fault]))?;
         let mut faults = Faults { text, found: Vec::new() };
         faults.settings(&written);
-        let services = faults.services(&written.services);
+        let icmp_errors = written.icmp_errors_per_second.as_ref();
+        let packets = Packets::checked(&written.tunnel, &written.full_nat, icmp_errors, &mut faults);
+        let services = faults.services(&written.services, &packets.full_nat.addresses);
         if !faults.found.is_empty() {
             return Err(Invalid(faults.found));
         }
@@ -115,6 +133,7 @@ impl File {
                 flows: written.limits.flows.map_or(defaults.flows, Spanned::into_inner),
                 slots: written.limits.slots.map_or(defaults.slots, Spanned::into_inner),
             },
+            packets,
             services,
         })
     }
@@ -158,13 +177,15 @@ pub(super) fn interface_rule(names: &[String]) -> Option<(usize, &'static str)> 
     })
 }
 
-struct Faults<'a> {
+/// What is wrong so far.
+pub(super) struct Faults<'a> {
     text: &'a str,
     found: Vec<Fault>,
 }
 
 impl Faults<'_> {
-    fn add(&mut self, at: usize, field: &str, rule: &str) {
+    /// Notes that the field whose text begins at `at` breaks a rule.
+    pub(super) fn add(&mut self, at: usize, field: &str, rule: &str) {
         self.found.push(Fault { line: line(self.text, at), what: format!("{field}: {rule}") });
     }
 
@@ -192,7 +213,7 @@ impl Faults<'_> {
         }
     }
 
-    fn services(&mut self, specs: &[Spanned<ServiceSpec>]) -> Vec<Service> {
+    fn services(&mut self, specs: &[Spanned<ServiceSpec>], full_nat: &[IpAddr]) -> Vec<Service> {
         let mut desired = Desired::default();
         let mut services = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
@@ -202,22 +223,44 @@ impl Faults<'_> {
                     if before.is_some() {
                         let at = self.place(&spec.span(), "name");
                         self.add(at, &format!("services[{index}].name"), "is the name of another service");
-                    } else if let Err(refusal) = check_together(&desired, std::slice::from_ref(&service.name))
-                    {
-                        let at = self.place(&spec.span(), "address");
-                        self.add(at, &format!("services[{index}]"), &refusal.to_string());
+                    } else {
+                        let changed = std::slice::from_ref(&service.name);
+                        let checked = check_together(&desired, changed)
+                            .and_then(|()| check_full_nat(&desired, changed, full_nat));
+                        if let Err(refusal) = checked {
+                            self.refusal(index, spec, refusal);
+                        }
                     }
                     services.push(service);
                 }
-                Err(errors) => {
-                    for FieldError { field, rule } in errors {
-                        let at = self.place(&spec.span(), &field);
-                        self.add(at, &format!("services[{index}].{field}"), &rule);
-                    }
-                }
+                Err(errors) => self.errors(index, spec, errors),
             }
         }
         services
+    }
+
+    fn refusal(&mut self, index: usize, spec: &Spanned<ServiceSpec>, refusal: Refusal) {
+        match refusal {
+            Refusal::Invalid(errors) => self.errors(index, spec, errors),
+            Refusal::Backends(errors) => {
+                for error in errors {
+                    let at = self.place(&spec.span(), "backends");
+                    let field = format!("services[{index}].backends");
+                    self.add(at, &field, &format!("{}: {}", place(&error.backend), error.rule));
+                }
+            }
+            other => {
+                let at = self.place(&spec.span(), "address");
+                self.add(at, &format!("services[{index}]"), &other.to_string());
+            }
+        }
+    }
+
+    fn errors(&mut self, index: usize, spec: &Spanned<ServiceSpec>, errors: Vec<FieldError>) {
+        for FieldError { field, rule } in errors {
+            let at = self.place(&spec.span(), &field);
+            self.add(at, &format!("services[{index}].{field}"), &rule);
+        }
     }
 
     /// Where a field of the table that begins in `span` stands, as near as its text tells.
@@ -264,6 +307,64 @@ mod tests {
             "[[services]]\nname = \"a\"\naddress = \"192.0.2.1\"\nport = 80\nbackend = []\n",
             &["5: services[0].backend: unknown field `backend`"],
         );
+    }
+
+    #[test]
+    fn faults_of_packets_name_their_own_line() {
+        refused("[tunnel]\nsource_ipv4 = \"fd00::/64\"\n", &["2: tunnel.source_ipv4: must be IPv4"]);
+        refused("[tunnel]\nsource_ipv4 = \"172.16.0.1/16\"\n", &["2: tunnel.source_ipv4: has bits beyond"]);
+        refused(
+            "[tunnel]\nsource_ipv6 = \"2001::/8\"\n",
+            &["2: tunnel.source_ipv6: must have a prefix of 16"],
+        );
+        refused(
+            "[tunnel]\nsource_ipv6 = \"fe80::/64\"\n",
+            &["2: tunnel.source_ipv6: must not be link-local"],
+        );
+        refused("[tunnel]\nsource_ipv4 = \"x\"\n", &["2: tunnel.source_ipv4: must be an IP address"]);
+        refused("[tunnel]\ngue_port = 0\n", &["2: tunnel.gue_port: must be 1 to 65535"]);
+        refused("icmp_errors_per_second = 10_000_001\n", &["1: icmp_errors_per_second: must be 0 to"]);
+        refused("[full_nat]\nports = \"80\"\n", &["2: full_nat.ports: must be the lowest and the highest"]);
+        refused(
+            "[full_nat]\naddresses = [\"10.0.0.9\", \"10.0.0.9\"]\n",
+            &["2: full_nat.addresses[1]: is given twice"],
+        );
+        refused(
+            "[full_nat]\naddresses = [\"127.0.0.1\"]\n",
+            &["2: full_nat.addresses[0]: must be a unicast address"],
+        );
+        let many: Vec<_> = (0..17).map(|host| format!("\"10.0.0.{}\"", host + 1)).collect();
+        refused(
+            &format!("[full_nat]\naddresses = [{}]\n", many.join(", ")),
+            &["2: full_nat.addresses[16]: is one too many: at most 16 of each family"],
+        );
+        let far = "[[services]]\nname = \"a\"\naddress = \"10.0.0.1\"\nport = 80\nmode = \"full-nat\"\n";
+        refused(
+            far,
+            &["5: services[0].mode: full-nat sends from IPv4 addresses of the balancer: set full_nat"],
+        );
+        let text = format!("[full_nat]\naddresses = [\"fd00::9\", \"10.0.0.9\"]\n{far}");
+        let file = File::parse(&text).expect("it is right");
+        let addresses: Vec<_> = file.packets.full_nat.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.9", "fd00::9"], "IPv4 first");
+        let backend = "[[services.backends]]\naddress = \"10.0.0.9\"\n";
+        refused(
+            &format!("{text}{backend}"),
+            &["3: services[0].backends: 10.0.0.9:80: 10.0.0.9 is one of full_nat.addresses"],
+        );
+    }
+
+    #[test]
+    fn services_have_the_fields_of_the_api() {
+        let text = "[[services]]\nname = \"h3\"\naddress = \"203.0.113.0/24\"\nports = \"any\"\n\
+                    protocol = \"udp\"\nmode = \"dsr-gue\"\nfragments = \"pass\"\n\
+                    quic = { scheme = \"katran-v2\" }\n\
+                    [[services.backends]]\naddress = \"fd00::1\"\nserver_id = 255\n";
+        let file = File::parse(text).expect("it is right");
+        let backends: Vec<_> = file.services[0].backends.values().map(|backend| backend.server_id).collect();
+        assert_eq!(backends, [Some(255)]);
+        refused(&text.replace("255", "-1"), &["11: services[0].backends[0].server_id: invalid value"]);
+        refused(&text.replace("\"any\"", "\"80\""), &["4: services[0].ports: must be the lowest"]);
     }
 
     #[test]

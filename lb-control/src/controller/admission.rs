@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     desired::Admission,
-    model::{BackendError, Desired, FieldError, Mode, Refusal},
+    model::{BackendError, Desired, FieldError, Mode, Network, Refusal},
     netlink::{Netlink, Route, RouteAnswer, Snapshot},
 };
 
@@ -83,12 +83,12 @@ impl Admission for RouteAdmission {
     }
 }
 
-/// The rule that a service's address breaks. Pure.
-pub fn own_address(address: IpAddr, snapshot: &Snapshot) -> Option<String> {
-    let (ifindex, _) = snapshot.addresses.iter().find(|(_, own)| *own == address)?;
+/// The rule that a service's address or network breaks. Pure.
+pub fn own_address(network: Network, snapshot: &Snapshot) -> Option<String> {
+    let (ifindex, own) = snapshot.addresses.iter().find(|(_, own)| network.contains(*own))?;
     let interface = snapshot.links.get(ifindex).map_or("an interface", |link| link.name.as_str());
     Some(format!(
-        "{address} is an address of the balancer itself, on {interface}; a virtual address must not be configured \
+        "{own} is an address of the balancer itself, on {interface}; a virtual address must not be configured \
          on the balancer"
     ))
 }
@@ -137,11 +137,18 @@ mod tests {
     fn a_virtual_address_is_not_the_hosts_own() {
         let mut snapshot = Snapshot::default();
         snapshot.addresses.extend([(1, [127, 0, 0, 1].into()), (3, [10, 0, 0, 1].into())]);
-        for (address, own) in [([10, 0, 0, 1], true), ([10, 0, 0, 2], false), ([127, 0, 0, 1], true)] {
-            let said = own_address(address.into(), &snapshot);
-            assert_eq!(said.is_some(), own, "{address:?}: {said:?}");
+        for (network, own) in [
+            ("10.0.0.1", true),
+            ("10.0.0.2", false),
+            ("127.0.0.1", true),
+            ("10.0.0.0/24", true),
+            ("10.0.1.0/24", false),
+        ] {
+            let said = own_address(network.parse().expect("a network"), &snapshot);
+            assert_eq!(said.is_some(), own, "{network}: {said:?}");
         }
-        let said = own_address([10, 0, 0, 1].into(), &snapshot).unwrap_or_default();
+        let network = Network::host([10, 0, 0, 1].into());
+        let said = own_address(network, &snapshot).unwrap_or_default();
         assert!(said.starts_with("10.0.0.1 is an address of the balancer itself"), "{said}");
     }
 

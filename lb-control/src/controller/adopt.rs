@@ -27,7 +27,7 @@ pub fn health(desired: &DesiredState, contents: &Contents, now_unix: u64) {
         })
         .collect();
     for service in desired.current().services.values() {
-        let key = address::key(SocketAddr::new(service.address, service.port), service.protocol);
+        let key = address::service_key(service);
         for (at, ordered) in &service.backends {
             let failed = Backend { health: Health::Down, ..ordered.clone() };
             let state = |backend| Some(effective_state(backend, service.on_failure, now_unix));

@@ -98,10 +98,7 @@ impl Reading {
 
 /// The services to read.
 pub fn service_names(desired: &Desired) -> Vec<(String, ServiceKey)> {
-    let key = |service: &crate::model::Service| {
-        address::key(SocketAddr::new(service.address, service.port), service.protocol)
-    };
-    desired.services.values().map(|service| (service.name.clone(), key(service))).collect()
+    desired.services.values().map(|service| (service.name.clone(), address::service_key(service))).collect()
 }
 
 /// Names of interfaces by their index in the maps.

@@ -19,6 +19,7 @@ use super::{
     target::target,
 };
 use crate::{
+    config::Packets,
     engine::monotonic_seconds,
     model::{Desired, address},
     netlink::{Netlink, Snapshot},
@@ -47,6 +48,7 @@ pub struct Reconciler {
     pub engine: EngineThread<Bpf>,
     pub netlink: Netlink,
     pub interfaces: Interfaces,
+    pub packets: Packets,
     pub desired: watch::Receiver<Arc<Desired>>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub resolved: watch::Receiver<Option<Arc<Resolved>>>,
@@ -151,7 +153,7 @@ impl Reconciler {
         let desired = self.desired.borrow_and_update().clone();
         let resolved = self.ways_for(&desired).await;
         let snapshot = self.snapshots.borrow().clone();
-        let wanted = target(&desired, &resolved, &snapshot, host::unix_seconds());
+        let wanted = target(&desired, &self.packets, &resolved, &snapshot, host::unix_seconds());
         if self.progress.installed.as_ref() == Some(&wanted) {
             self.note_installed(desired.generation);
             return Ok(());

@@ -33,7 +33,7 @@ use crate::{
     desired::{Condition, DesiredState},
     engine::Engine,
     health,
-    model::{Desired, Service},
+    model::{Desired, Service, check_full_nat},
     netlink::{Netlink, Snapshot},
     next_hops::{self, NextHops},
 };
@@ -153,6 +153,9 @@ async fn start(
     let (options, capacities) = (options(config, object), config.capacities);
     let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities)).await?;
     desired.set_slots(slots);
+    let pool = &config.packets.full_nat.addresses;
+    check_full_nat_addresses(pool, &desired.current(), &netlink.snapshot())?;
+    desired.set_full_nat(pool.clone());
     adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;
     warn_of_own_addresses(&desired.current(), &netlink.snapshot());
@@ -173,6 +176,7 @@ async fn start(
         snapshots: netlink.watch(),
         netlink,
         interfaces: Interfaces::new(config.interfaces.clone(), wanted_mode),
+        packets: config.packets.clone(),
         desired: desired.subscribe(),
         resolved: resolved_receiver,
         wanted,
@@ -244,8 +248,25 @@ fn make_services(desired: &DesiredState, services: &[Service]) -> anyhow::Result
         };
         desired
             .order(Condition::None, insert)
-            .map_err(|refusal| anyhow::anyhow!("services: {}: {refusal}", service.name))?;
+            .map_err(|refusal| anyhow::anyhow!("services: {}: {}", service.name, refusal.in_words()))?;
         tracing::info!(service = %service.name, "made as the configuration file says");
+    }
+    Ok(())
+}
+
+/// The balancer's addresses of `full-nat` are neither the host's, whose stack would answer too, nor virtual.
+fn check_full_nat_addresses(pool: &[IpAddr], desired: &Desired, snapshot: &Snapshot) -> anyhow::Result<()> {
+    for own in pool {
+        if snapshot.addresses.iter().any(|(_, address)| address == own) {
+            bail!(
+                "full_nat.addresses: {own} is configured on this host: name addresses that nothing else has"
+            );
+        }
+    }
+    for name in desired.services.keys() {
+        if let Err(refusal) = check_full_nat(desired, std::slice::from_ref(name), pool) {
+            bail!("full_nat.addresses: service {name} of the store: {}", refusal.in_words());
+        }
     }
     Ok(())
 }

@@ -2,18 +2,25 @@
 
 use std::net::IpAddr;
 
-use lb_common::{Settings, limits::LOCALS};
+use lb_common::{Address, Port, Settings, limits::LOCALS};
 
 use crate::{
+    config::{Packets, Tunnel},
     desired::target_service,
-    model::{Desired, address},
+    model::{Desired, Network, address},
     netlink::Snapshot,
     next_hops::Resolved,
     target::Target,
 };
 
 /// The target at `now_unix` seconds.
-pub fn target(desired: &Desired, resolved: &Resolved, snapshot: &Snapshot, now_unix: u64) -> Target {
+pub fn target(
+    desired: &Desired,
+    packets: &Packets,
+    resolved: &Resolved,
+    snapshot: &Snapshot,
+    now_unix: u64,
+) -> Target {
     let next_hop = |address: IpAddr| resolved.ways.get(&address).and_then(|way| way.ok());
     Target {
         services: desired
@@ -23,13 +30,39 @@ pub fn target(desired: &Desired, resolved: &Resolved, snapshot: &Snapshot, now_u
             .collect(),
         interfaces: resolved.interfaces.clone(),
         locals: locals(snapshot),
-        program: Settings::default(),
-        pool: Vec::new(),
+        program: program(packets),
+        pool: packets.full_nat.addresses.iter().copied().map(address::to_map).collect(),
     }
 }
 
+fn program(packets: &Packets) -> Settings {
+    let Tunnel { source_ipv4, source_ipv6, gue_port } = packets.tunnel;
+    let (pool, ports) = (&packets.full_nat.addresses, packets.full_nat.ports);
+    let ipv6 = pool.iter().filter(|address| address.is_ipv6()).count();
+    Settings {
+        tunnel_ipv4: address::to_map(source_ipv4.address),
+        tunnel_ipv6: address::to_map(source_ipv6.address),
+        tunnel_ipv4_hosts: host_bits(source_ipv4),
+        tunnel_ipv6_hosts: host_bits(source_ipv6),
+        gue_port: Port::new(gue_port),
+        pool_first_port: ports.first,
+        // Port 0 is none: they are 65,535 at most.
+        pool_ports: ports.last - ports.first + 1,
+        pool_ipv4: (pool.len() - ipv6) as u8,
+        pool_ipv6: ipv6 as u8,
+        answers_per_second: packets.icmp_errors_per_second,
+        ..Settings::default()
+    }
+}
+
+/// The host bits among the last 32 of an address, as a native word over the packet's bytes.
+fn host_bits(network: Network) -> u32 {
+    let hosts = u32::from(128 - network.mapped_bits()).min(32);
+    u32::MAX.checked_shr(32 - hosts).unwrap_or(0).to_be()
+}
+
 /// The host's own addresses that a backend could answer to; no more than the map takes.
-fn locals(snapshot: &Snapshot) -> Vec<lb_common::Address> {
+fn locals(snapshot: &Snapshot) -> Vec<Address> {
     let mut addresses: Vec<IpAddr> = snapshot.addresses.iter().map(|(_, address)| *address).collect();
     addresses.retain(|address| !address.is_loopback());
     addresses.sort_unstable();
@@ -54,7 +87,34 @@ mod tests {
         for (interface, address) in [(1, [127, 0, 0, 1]), (3, [10, 0, 0, 1]), (4, [10, 0, 0, 1])] {
             snapshot.addresses.insert((interface, address.into()));
         }
-        let target = target(&Desired::default(), &Resolved::default(), &snapshot, 0);
-        assert_eq!(target.locals, [lb_common::Address::from_ipv4([10, 0, 0, 1])]);
+        let packets = Packets::default();
+        let target = target(&Desired::default(), &packets, &Resolved::default(), &snapshot, 0);
+        assert_eq!(target.locals, [Address::from_ipv4([10, 0, 0, 1])]);
+        assert!(target.pool.is_empty());
+    }
+
+    #[test]
+    fn settings_have_the_forms_of_the_maps() {
+        let mut packets = Packets::default();
+        let found = program(&packets);
+        assert_eq!(found.tunnel_ipv4, Address::from_ipv4([172, 16, 0, 0]));
+        assert_eq!(found.tunnel_ipv4_hosts.to_ne_bytes(), [0, 0, 255, 255]);
+        assert_eq!(address::from_map(found.tunnel_ipv6).to_string(), "100::");
+        assert_eq!(found.tunnel_ipv6_hosts, u32::MAX);
+        assert_eq!((found.gue_port.number(), found.answers_per_second), (6_080, 1_000));
+        assert_eq!((found.pool_first_port, found.pool_ports), (1_024, 64_512));
+        assert_eq!((found.pool_ipv4, found.pool_ipv6), (0, 0));
+
+        let network = |text: &str| text.parse().expect("a network");
+        packets.tunnel.source_ipv4 = network("10.9.8.7");
+        packets.tunnel.source_ipv6 = network("2001:db8::a00/120");
+        packets.full_nat.addresses =
+            ["10.0.0.8", "10.0.0.9", "2001:db8::9"].map(|text| text.parse().expect("an address")).to_vec();
+        packets.full_nat.ports = crate::model::Ports::ANY;
+        let found = program(&packets);
+        assert_eq!(found.tunnel_ipv4_hosts, 0);
+        assert_eq!(found.tunnel_ipv6_hosts.to_ne_bytes(), [0, 0, 0, 255]);
+        assert_eq!((found.pool_first_port, found.pool_ports), (1, 65_535));
+        assert_eq!((found.pool_ipv4, found.pool_ipv6), (2, 1));
     }
 }

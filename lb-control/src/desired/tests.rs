@@ -3,21 +3,25 @@
 use lb_common::{Mac, Mode};
 
 use super::*;
-use crate::model::{Drain, HealthCheck, Probe, Protocol};
+use crate::model::{Drain, HealthCheck, Ports, Probe, Protocol};
 
 fn service(health_check: bool) -> Service {
     let check =
         HealthCheck { probe: Probe::Tcp, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3, port: None };
-    let backend = |weight| Backend { weight, draining: None, health: Health::Unknown };
+    let backend = |weight| Backend { weight, server_id: None, draining: None, health: Health::Unknown };
     Service {
         name: "shop".into(),
         address: "10.0.0.1".parse().unwrap(),
-        port: 80,
+        ports: Ports::one(80),
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         connectionless: false,
         flow_idle_seconds: 300,
+        fragments: FragmentPolicy::Drop,
         answer_arp: true,
+        answer_echo: false,
+        mss: None,
+        quic: None,
         on_failure: OnFailure::Resteer,
         health_check: health_check.then_some(check),
         backends: [("10.1.0.1:8080".parse().unwrap(), backend(1)), (at(), backend(2))].into(),
@@ -53,7 +57,7 @@ fn health_drain_and_time_make_the_state() {
         (Health::Down, keep, drain(None), Is::Draining),
         (Health::Down, resteer, drain(None), Is::Down),
     ] {
-        let backend = Backend { weight: 1, draining, health };
+        let backend = Backend { weight: 1, server_id: None, draining, health };
         let found = effective_state(&backend, on_failure, 100);
         assert_eq!(found, expected, "{health:?} {on_failure:?} {draining:?}");
     }
@@ -70,6 +74,38 @@ fn a_target_has_the_forms_of_the_maps() {
     assert_eq!(backends, [(8080, 1, None), (8080, 2, Some(hop))]);
     let connectionless = Service { connectionless: true, protocol: Protocol::Udp, ..service(false) };
     assert_eq!(target_service(&connectionless, 0, |_| None).settings.tracking, Tracking::Connectionless);
+}
+
+#[test]
+fn options_of_a_service_reach_the_target() {
+    let target = |fields: serde_json::Value| {
+        let spec = serde_json::from_value(fields).unwrap();
+        target_service(&Service::new(&spec).unwrap(), 0, |_| None)
+    };
+    let wide = target(serde_json::json!({
+        "name": "a", "address": "203.0.113.0/24", "ports": "8000-8999", "mode": "dsr-ipip", "fragments": "by-address",
+        "mss": 1400, "backends": [{ "address": "fd00::1" }],
+    }));
+    let key = address::key("203.0.113.0:8000".parse().unwrap(), Protocol::Tcp);
+    assert_eq!(wide.key, lb_common::ServiceKey { width: 121, ..key });
+    assert_eq!((wide.last_port, wide.backends[0].port.number()), (8999, 0));
+    assert_eq!((wide.settings.mode, wide.settings.mss), (Mode::DsrIpip, 1400));
+    assert_eq!((wide.fragments, wide.settings.by_address), (FragmentPolicy::ByAddress, true));
+    assert_eq!((wide.answer_arp, wide.answer_echo), (false, false));
+
+    let any = target(serde_json::json!({ "name": "a", "address": "2001:db8::1", "ports": "any" }));
+    assert_eq!((any.key.width, any.key.port.number(), any.last_port), (129, 1, 65535));
+
+    let quic = target(serde_json::json!({
+        "name": "a", "address": "2001:db8::1", "port": 443, "protocol": "udp", "answer_echo": true,
+        "quic": { "scheme": "quic-lb", "config_id": 5, "server_id_length": 3 },
+        "backends": [{ "address": "fd00::1", "server_id": "00a1b2" }, { "address": "fd00::2" }],
+    }));
+    assert_eq!((quic.key.width, quic.last_port, quic.answer_echo), (0, 0, true));
+    let ServiceSettings { quic: scheme, quic_config, quic_server_id_len, .. } = quic.settings;
+    assert_eq!((scheme, quic_config, quic_server_id_len), (QuicScheme::QuicLb, 5, 3));
+    let ids: Vec<_> = quic.backends.iter().map(|backend| backend.server_id).collect();
+    assert_eq!(ids, [Some(0xa1b2), None]);
 }
 
 #[test]
@@ -92,7 +128,7 @@ fn every_change_is_a_generation_that_followers_see() {
 fn verdicts_that_come_together_share_a_generation_and_none_is_lost() {
     let state = DesiredState::in_memory();
     let mut many = service(true);
-    let backend = Backend { weight: 1, draining: None, health: Health::Unknown };
+    let backend = Backend { weight: 1, server_id: None, draining: None, health: Health::Unknown };
     many.backends =
         (1..=200u8).map(|host| (SocketAddr::from(([10, 1, 0, host], 80)), backend.clone())).collect();
     put(&state, many.clone()).unwrap();

@@ -3,12 +3,14 @@
 use std::{
     fs,
     io::{self, Read},
+    net::SocketAddr,
     path::Path,
 };
 
 use serde_json::{Map, Value, json};
 
 use super::{cli::ServiceFlags, client::Failure};
+use crate::model::address::parse_place;
 
 /// The service that file and flags describe; flags win.
 pub fn service(name: Option<&str>, flags: &ServiceFlags) -> Result<Value, Failure> {
@@ -17,6 +19,12 @@ pub fn service(name: Option<&str>, flags: &ServiceFlags) -> Result<Value, Failur
         Some(Value::Object(body)) => body,
         Some(_) => return Err(Failure::Local("the file must hold one JSON object".into())),
     };
+    // A service has either: the flag wins over the file's other one.
+    for (given, other) in [(flags.ports.is_some(), "port"), (flags.port.is_some(), "ports")] {
+        if given {
+            body.remove(other);
+        }
+    }
     let mut set = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
             body.insert(key.to_owned(), value);
@@ -25,19 +33,35 @@ pub fn service(name: Option<&str>, flags: &ServiceFlags) -> Result<Value, Failur
     set("name", name.map(Into::into));
     set("address", flags.address.clone().map(Into::into));
     set("port", flags.port.map(Into::into));
+    set("ports", flags.ports.clone().map(Into::into));
     set("protocol", flags.protocol.clone().map(Into::into));
     set("mode", flags.mode.clone().map(Into::into));
     set("connectionless", flags.connectionless.then_some(true.into()));
     set("flow_idle_seconds", flags.flow_idle.map(Into::into));
+    set("fragments", flags.fragments.clone().map(Into::into));
     set("answer_arp", flags.no_arp.then_some(false.into()));
+    set("answer_echo", flags.echo.then_some(true.into()));
+    set("mss", flags.mss.map(Into::into));
+    set("quic", quic(flags));
     set("on_failure", flags.on_failure.clone().map(Into::into));
     set("health_check", health_check(flags)?);
     if !flags.backends.is_empty() {
         let backends: Result<Vec<_>, _> =
-            flags.backends.iter().map(|text| backend(text, None).map_err(Failure::Local)).collect();
+            flags.backends.iter().map(|text| backend(text).map_err(Failure::Local)).collect();
         set("backends", Some(backends?.into()));
     }
     Ok(body.into())
+}
+
+fn quic(flags: &ServiceFlags) -> Option<Value> {
+    let mut quic = json!({ "scheme": flags.quic.as_ref()? });
+    if let Some(id) = flags.quic_config_id {
+        quic["config_id"] = id.into();
+    }
+    if let Some(length) = flags.quic_server_id_length {
+        quic["server_id_length"] = length.into();
+    }
+    Some(quic)
 }
 
 fn health_check(flags: &ServiceFlags) -> Result<Option<Value>, Failure> {
@@ -67,29 +91,41 @@ fn health_check(flags: &ServiceFlags) -> Result<Option<Value>, Failure> {
     Ok(Some(check.into()))
 }
 
-/// `ADDRESS[:PORT][,weight=N]`.
-pub fn backend(text: &str, weight: Option<u32>) -> Result<Value, String> {
+/// `ADDRESS[:PORT][,weight=N][,server_id=HEX]`.
+pub fn backend(text: &str) -> Result<Value, String> {
     let mut parts = text.split(',');
     let place = parts.next().unwrap_or_default();
-    let mut body = match place.parse::<std::net::SocketAddr>() {
-        Ok(at) => json!({ "address": at.ip(), "port": at.port() }),
-        Err(_) => match place.parse::<std::net::IpAddr>() {
-            Ok(address) => json!({ "address": address }),
-            Err(_) => {
-                return Err(format!("{text}: write a backend like 10.1.0.2:8080 or 10.1.0.2:8080,weight=2"));
-            }
-        },
-    };
+    let at = parse_place(place).ok_or_else(|| {
+        format!(
+            "{text}: write a backend like 10.1.0.2:8080, [2001:db8::2]:8080 or 10.1.0.2,weight=2,server_id=0a1b"
+        )
+    })?;
+    let mut body = json!({ "address": at.ip() });
+    if place.parse::<SocketAddr>().is_ok() {
+        body["port"] = at.port().into();
+    }
+    for part in parts {
+        let (weight, server_id) = match part.split_once('=') {
+            Some(("weight", weight)) => (weight.parse().ok(), None),
+            Some(("server_id", id)) => (None, Some(id)),
+            _ => (None, None),
+        };
+        if weight.is_none() && server_id.is_none() {
+            return Err(format!("{text}: {part} is neither weight=N nor server_id=HEX"));
+        }
+        set(&mut body, weight, server_id);
+    }
+    Ok(body)
+}
+
+/// The fields of a backend that flags give.
+pub fn set(body: &mut Value, weight: Option<u32>, server_id: Option<&str>) {
     if let Some(weight) = weight {
         body["weight"] = weight.into();
     }
-    for part in parts {
-        match part.split_once('=').map(|(key, value)| (key, value.parse::<u32>())) {
-            Some(("weight", Ok(weight))) => body["weight"] = weight.into(),
-            _ => return Err(format!("{text}: {part} is not weight=N")),
-        }
+    if let Some(id) = server_id {
+        body["server_id"] = id.into();
     }
-    Ok(body)
 }
 
 /// The JSON in a file, or in standard input for `-`.

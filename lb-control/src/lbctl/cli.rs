@@ -1,8 +1,14 @@
 //! The command line: what may be asked, and the help that teaches it.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod flags;
+
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::model::address::parse_place;
+
+pub use flags::ServiceFlags;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,6 +103,10 @@ pub enum ServiceCommand {
 Examples:
   lbctl service create shop --address 10.0.0.1 --port 80 --backend 10.1.0.2:8080,weight=2 --check-http /healthz
   lbctl service create dns --address 10.0.0.1 --port 53 --protocol udp --connectionless --backend 10.1.0.5
+  lbctl service create web6 --address 2001:db8::80 --port 443 --mode dsr-gue --backend 10.1.0.2 --echo
+  lbctl service create media --address 203.0.113.0/24 --ports 8000-8999 --mode dsr-ipip --backend 10.1.0.2
+  lbctl service create h3 --address 10.0.0.1 --port 443 --protocol udp --mode dsr-ipip \\
+      --quic quic-lb --quic-server-id-length 2 --backend 10.1.0.2,server_id=0a1b
   lbctl service create -f shop.json        or -f - for standard input")]
     Create {
         /// The service's name; may stand in the file instead.
@@ -151,65 +161,6 @@ Examples:
     },
 }
 
-/// A service in flags. What is not given is left to the controller's defaults.
-#[derive(Args, Debug, Default)]
-pub struct ServiceFlags {
-    /// A JSON file as `service get --json` prints it, or - for standard input; flags win over it.
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// The virtual address.
-    #[arg(long)]
-    pub address: Option<String>,
-    /// The virtual port.
-    #[arg(long)]
-    pub port: Option<u16>,
-    /// tcp (default) or udp.
-    #[arg(long)]
-    pub protocol: Option<String>,
-    /// nat (default) or dsr-l2.
-    #[arg(long)]
-    pub mode: Option<String>,
-    /// UDP only: remembers nothing, every packet goes where the table says.
-    #[arg(long)]
-    pub connectionless: bool,
-    /// Forgets a flow without a packet for so long; 300 for TCP, 60 for UDP by default.
-    #[arg(long, value_name = "SECONDS")]
-    pub flow_idle: Option<u32>,
-    /// Leaves ARP for the address to others.
-    #[arg(long)]
-    pub no_arp: bool,
-    /// resteer (default) or keep: what happens to the flows of a backend that fails.
-    #[arg(long, value_name = "WHAT")]
-    pub on_failure: Option<String>,
-    /// A backend, like 10.1.0.2:8080 or 10.1.0.2:8080,weight=2; may be given many times.
-    #[arg(long = "backend", value_name = "ADDRESS[:PORT][,weight=N]")]
-    pub backends: Vec<String>,
-    /// Checks backends by opening a connection.
-    #[arg(long, conflicts_with = "check_http")]
-    pub check_tcp: bool,
-    /// Checks backends by a GET of this path.
-    #[arg(long, value_name = "PATH")]
-    pub check_http: Option<String>,
-    /// The Host header of an HTTP check.
-    #[arg(long, value_name = "HOST", requires = "check_http")]
-    pub check_host: Option<String>,
-    /// Between the beginnings of two checks; 2000 by default.
-    #[arg(long, value_name = "MS")]
-    pub check_interval_ms: Option<u32>,
-    /// A check without an answer for so long has failed; 1000 by default.
-    #[arg(long, value_name = "MS")]
-    pub check_timeout_ms: Option<u32>,
-    /// Successes in a row that make a backend healthy; 2 by default.
-    #[arg(long, value_name = "N")]
-    pub check_rise: Option<u32>,
-    /// Failures in a row that make it unhealthy; 3 by default.
-    #[arg(long, value_name = "N")]
-    pub check_fall: Option<u32>,
-    /// The port to check, where it is not the backend's own.
-    #[arg(long, value_name = "PORT")]
-    pub check_port: Option<u16>,
-}
-
 #[derive(Debug, Subcommand)]
 pub enum BackendCommand {
     /// Lists a service's backends.
@@ -227,11 +178,13 @@ pub enum BackendCommand {
     Add {
         /// The service's name.
         service: String,
-        /// Like 10.1.0.2:8080 or 10.1.0.2:8080,weight=2; the service's port by default.
+        /// Like 10.1.0.2:8080, [2001:db8::2]:8080 or 10.1.0.2,weight=2,server_id=0a1b; the service's port by default.
         backend: String,
         /// Its share of new flows relative to the others'; 1 by default, 0 takes none.
         #[arg(long)]
         weight: Option<u32>,
+        #[command(flatten)]
+        identity: Identity,
         #[command(flatten)]
         terms: Terms,
         /// Returns once the order is installed.
@@ -246,18 +199,22 @@ pub enum BackendCommand {
         #[arg(long)]
         weight: Option<u32>,
         #[command(flatten)]
+        identity: Identity,
+        #[command(flatten)]
         terms: Terms,
         /// Returns once the order is installed.
         #[arg(long)]
         wait: bool,
     },
-    /// Changes a backend's weight; no flow moves to another backend.
+    /// Changes a backend's weight or server id; no flow that goes by its addresses moves to another backend.
     Set {
         #[command(flatten)]
         at: At,
         /// Its share of new flows relative to the others'; 0 takes none.
-        #[arg(long)]
-        weight: u32,
+        #[arg(long, required_unless_present = "server_id")]
+        weight: Option<u32>,
+        #[command(flatten)]
+        identity: Identity,
         #[command(flatten)]
         terms: Terms,
         /// Returns once the order is installed.
@@ -309,6 +266,22 @@ pub enum BackendCommand {
 pub struct At {
     /// The service's name.
     pub service: String,
-    /// Like 10.1.0.2:8080.
-    pub backend: SocketAddr,
+    /// Like 10.1.0.2:8080 or [2001:db8::2]:8080; without a port where the service has several.
+    #[arg(value_parser = place)]
+    pub backend: String,
+}
+
+/// What names a backend beside its address.
+#[derive(Args, Debug)]
+pub struct Identity {
+    /// Its id in QUIC connection ids, in hexadecimal, like 0a1b.
+    #[arg(long, value_name = "HEX")]
+    pub server_id: Option<String>,
+}
+
+fn place(text: &str) -> Result<String, String> {
+    match parse_place(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write a backend like 10.1.0.2:8080, [2001:db8::2]:8080 or 10.1.0.2".into()),
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     body,
-    cli::{At, BackendCommand, Command, ServiceCommand, Terms},
+    cli::{At, BackendCommand, Command, Identity, ServiceCommand, Terms},
     client::{Call, Failure},
     show,
 };
@@ -65,21 +65,27 @@ fn backend(command: &BackendCommand) -> Result<Order, Failure> {
     use BackendCommand as Is;
     let all = |service: &str| format!("{}/backends", one(service));
     let at = |at: &At| format!("{}/{}", all(&at.service), at.backend);
-    let weight = |weight: &Option<u32>| weight.map_or(json!({}), |weight| json!({ "weight": weight }));
+    let fields = |weight: &Option<u32>, identity: &Identity| {
+        let mut body = json!({});
+        body::set(&mut body, *weight, identity.server_id.as_deref());
+        body
+    };
     Ok(match command {
         Is::List { service } => {
             Order { request: Call::get(all(service)), show: show::backends, follow: None }
         }
         Is::Get { at: place } => Order { request: Call::get(at(place)), show: show::backend, follow: None },
-        Is::Add { service, backend, weight, terms, wait } => {
-            let body = body::backend(backend, *weight).map_err(Failure::Local)?;
+        Is::Add { service, backend, weight, identity, terms, wait } => {
+            let mut body = body::backend(backend).map_err(Failure::Local)?;
+            body::set(&mut body, *weight, identity.server_id.as_deref());
             change(Method::POST, all(service), Some(body), terms, *wait, show::backend)
         }
-        Is::Replace { at: place, weight: share, terms, wait } => {
-            change(Method::PUT, at(place), Some(weight(share)), terms, *wait, show::backend)
+        Is::Replace { at: place, weight, identity, terms, wait } => {
+            let body = fields(weight, identity);
+            change(Method::PUT, at(place), Some(body), terms, *wait, show::backend)
         }
-        Is::Set { at: place, weight, terms, wait } => {
-            let body = json!({ "weight": weight });
+        Is::Set { at: place, weight, identity, terms, wait } => {
+            let body = fields(weight, identity);
             change(Method::PATCH, at(place), Some(body), terms, *wait, show::backend)
         }
         Is::Drain { at: place, deadline, terms, wait } => {

@@ -44,6 +44,7 @@ pub fn service(answer: &Value) -> String {
         ("address", format!("{} {}", place(answer), word(&answer["protocol"]))),
         ("mode", word(&answer["mode"])),
         ("flow idle", format!("{} s", answer["flow_idle_seconds"])),
+        ("fragments", word(&answer["fragments"])),
         ("answers ARP", yes(&answer["answer_arp"])),
         ("on failure", word(&answer["on_failure"])),
         ("check", check),
@@ -53,18 +54,36 @@ pub fn service(answer: &Value) -> String {
     if answer["connectionless"] == true {
         fields.push(("connectionless", "yes".into()));
     }
+    if answer["answer_echo"] == true {
+        fields.push(("answers ping", "yes".into()));
+    }
+    if let Some(mss) = answer["mss"].as_u64() {
+        fields.push(("segments", format!("at most {mss} bytes")));
+    }
+    if answer["quic"].is_object() {
+        fields.push(("QUIC ids", quic(&answer["quic"])));
+    }
     if let Some(cut) = status["tracked_flows_cut"].as_u64() {
         fields.push(("flows cut", cut.to_string()));
     }
     format!("{}\n{}", list(&fields), backends(answer))
 }
 
+fn quic(quic: &Value) -> String {
+    let scheme = word(&quic["scheme"]);
+    match quic["server_id_length"].as_u64() {
+        None => scheme,
+        Some(length) => format!("{scheme}, config {}, server ids of {length} bytes", quic["config_id"]),
+    }
+}
+
 /// `backend list`.
 pub fn backends(answer: &Value) -> String {
+    let any_id = items(answer, "backends").any(|backend| !backend["server_id"].is_null());
     let rows = items(answer, "backends").map(|backend| {
         let status = &backend["status"];
         let seen = &status["installed"];
-        vec![
+        let mut row = vec![
             place(backend),
             word(&backend["weight"]),
             word(&status["state"]),
@@ -73,9 +92,17 @@ pub fn backends(answer: &Value) -> String {
             word(&seen["tracked_flows"]),
             word(&seen["counters"]["packets"]),
             next_hop(seen),
-        ]
+        ];
+        if any_id {
+            row.insert(1, word(&backend["server_id"]));
+        }
+        row
     });
-    table(&["BACKEND", "WEIGHT", "STATE", "HEALTH", "SLOTS", "TRACKED", "PACKETS", "NEXT HOP"], rows)
+    let mut head = vec!["BACKEND", "WEIGHT", "STATE", "HEALTH", "SLOTS", "TRACKED", "PACKETS", "NEXT HOP"];
+    if any_id {
+        head.insert(1, "SERVER ID");
+    }
+    table(&head, rows)
 }
 
 /// A backend.
@@ -92,6 +119,9 @@ pub fn backend(answer: &Value) -> String {
         ("tracked flows", word(&seen["tracked_flows"])),
         ("packets", word(&seen["counters"]["packets"])),
     ];
+    if !answer["server_id"].is_null() {
+        fields.insert(1, ("server id", word(&answer["server_id"])));
+    }
     if !status["drain"].is_null() {
         fields.push(("drain", drain(&status["drain"])));
     }
@@ -197,8 +227,15 @@ fn installed(value: &Value) -> &'static str {
     if *value == true { "installed" } else { "not installed yet" }
 }
 
+/// An address or network with its port or ports, where it has any.
 fn place(value: &Value) -> String {
-    format!("{}:{}", word(&value["address"]), word(&value["port"]))
+    let address = word(&value["address"]);
+    let ports = if value["ports"].is_null() { &value["port"] } else { &value["ports"] };
+    match (ports, address.contains(':')) {
+        (Value::Null, _) => address,
+        (ports, true) => format!("[{address}]:{}", word(ports)),
+        (ports, false) => format!("{address}:{}", word(ports)),
+    }
 }
 
 fn next_hop(seen: &Value) -> String {

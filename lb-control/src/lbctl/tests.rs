@@ -125,6 +125,64 @@ async fn a_service_from_create_to_delete() {
 }
 
 #[tokio::test]
+async fn every_option_of_a_service_arrives_and_is_shown() {
+    let controller = Controller::start().await;
+    controller.desired.set_full_nat(vec!["10.0.0.9".parse().unwrap()]);
+    for (line, parts) in [
+        (
+            "service create web6 --address 2001:db8::80 --port 443 --mode dsr-gue --echo --mss 1300 \
+             --backend 10.1.0.2 --backend fd00::2",
+            &[
+                "[2001:db8::80]:443 tcp",
+                "dsr-gue",
+                "answers ping  yes",
+                "at most 1300 bytes",
+                "[fd00::2]:443",
+            ][..],
+        ),
+        (
+            "service create media --address 203.0.113.0/24 --ports 8000-8999 --mode dsr-ipip --fragments pass \
+             --backend 10.1.0.2 --check-tcp --check-port 8000",
+            &["203.0.113.0/24:8000-8999 tcp", "fragments    pass", "answers ARP  no", "\n10.1.0.2  1"],
+        ),
+        (
+            "service create h3 --address 10.0.0.1 --port 443 --protocol udp --mode dsr-ipip --quic quic-lb \
+             --quic-config-id 1 --quic-server-id-length 2 --backend 10.1.0.2,server_id=0a1b,weight=3",
+            &["quic-lb, config 1, server ids of 2 bytes", "SERVER ID", "10.1.0.2:443  0a1b       3"],
+        ),
+        (
+            "service create far --address 10.0.0.2 --ports any --mode full-nat",
+            &["10.0.0.2:any tcp", "full-nat"],
+        ),
+        ("backend add h3 10.1.0.3 --server-id 0a1c", &["server id      0a1c"]),
+        ("backend set h3 10.1.0.3:443 --server-id 0a1d", &["server id      0a1d", "weight         1"]),
+        ("backend replace h3 [10.1.0.4]:443", &[]),
+        ("backend add media 10.1.0.3 --weight 2", &["backend        10.1.0.3\n"]),
+        ("backend drain media 10.1.0.3", &["draining"]),
+        ("backend delete media 10.1.0.3", &["deleted in generation"]),
+        ("backend drain web6 [fd00::2]:443", &["draining"]),
+        ("service list", &["[2001:db8::80]:443", "203.0.113.0/24:8000-8999", "10.0.0.2:any"]),
+    ] {
+        if parts.is_empty() {
+            assert_eq!(controller.lbctl(line).await.code, 2, "{line}");
+            continue;
+        }
+        let shown = controller.ok(line).await;
+        for part in parts {
+            assert!(shown.contains(part), "{line}: {part:?} is not in\n{shown}");
+        }
+    }
+    let file = controller.directory.path().join("far.json");
+    fs::write(&file, controller.ok("service get far --json").await).unwrap();
+    controller.ok("service delete far").await;
+    let narrowed = format!("service create -f {} --port 80", file.display());
+    assert!(
+        controller.ok(&narrowed).await.contains("10.0.0.2:80 tcp"),
+        "the flag wins over the file's ports"
+    );
+}
+
+#[tokio::test]
 async fn backends_and_reports() {
     let controller = Controller::start().await;
     controller.ok("service create shop --address 10.0.0.1 --port 80").await;
@@ -184,7 +242,8 @@ async fn errors_name_fields_and_set_the_exit_code() {
         (
             "service create pay --port 0 --address ::1",
             1,
-            "error: The order breaks rules (422)\n  address IPv6 is not supported yet\n  port must be 1 to 65535\n",
+            "error: The order breaks rules (422)\n  address must be a unicast address that other hosts can reach\n  \
+             port must be 1 to 65535\n",
         ),
         ("service get pay", 1, "error: There is no such service (404)\n  no service is named pay\n"),
         ("service get ../status", 1, "no service is named ../status"),
@@ -195,7 +254,10 @@ async fn errors_name_fields_and_set_the_exit_code() {
         ),
         ("service patch shop {", 2, "the patch is not JSON"),
         ("service create pay --backend x", 2, "x: write a backend like"),
-        ("service create pay --backend 10.1.0.1,w=1", 2, "w=1 is not weight=N"),
+        ("service create pay --backend 10.1.0.1,w=1", 2, "w=1 is neither weight=N nor server_id=HEX"),
+        ("service create pay --port 1 --ports any", 2, "cannot be used with"),
+        ("service create pay --quic-config-id 1", 2, "--quic <SCHEME>"),
+        ("backend set shop 10.1.0.2:80", 2, "--weight <WEIGHT>"),
         ("service create -f /nonexistent", 2, "/nonexistent: No such file"),
         ("backend get shop nonsense", 2, "invalid value 'nonsense'"),
         ("service", 2, "Usage: lbctl"),

@@ -51,13 +51,13 @@ pub enum Refusal {
         /// The backend.
         backend: SocketAddr,
     },
-    /// Another service has this address, port and protocol.
+    /// Another service has the address and protocol, and one of the ports.
     #[error("service {owner} already has {address} {protocol}")]
     VirtualAddressTaken {
         /// The service that has it.
         owner: String,
-        /// The address and the port.
-        address: SocketAddr,
+        /// Its addresses and ports, like `10.0.0.1:80` or `203.0.113.0/24:any`.
+        address: String,
         /// `tcp` or `udp`.
         protocol: &'static str,
     },
@@ -99,6 +99,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every broken rule in words, where the summary only counts them.
+    pub fn in_words(&self) -> String {
+        let rules: Vec<String> = match self {
+            Self::Invalid(errors) => errors.iter().map(|one| format!("{} {}", one.field, one.rule)).collect(),
+            Self::Backends(errors) => errors.iter().map(|one| one.rule.clone()).collect(),
+            other => vec![other.to_string()],
+        };
+        rules.join("; ")
+    }
+
     /// One field that breaks one rule.
     pub fn field(field: impl Into<String>, rule: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(field, rule)])

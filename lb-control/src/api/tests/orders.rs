@@ -80,6 +80,42 @@ async fn a_backend_lives_from_post_to_delete() {
 }
 
 #[tokio::test]
+async fn backends_without_ports_are_named_by_their_address() {
+    let api = Api::new();
+    let media = json!({
+        "name": "media", "address": "2001:db8:1::/64", "ports": "8000-8999", "mode": "dsr-gue", "protocol": "udp",
+        "quic": {"scheme": "katran-v1"}, "backends": [{"address": "10.1.0.1", "server_id": 7}],
+    });
+    let created = api.send("POST", "/v1/services", media).await;
+    assert_eq!(created.status, 201, "{}", created.text);
+    let shown = created.json();
+    assert_eq!((&shown["ports"], &shown["port"]), (&json!("8000-8999"), &Value::Null));
+    assert_eq!((&shown["answer_arp"], &shown["quic"]), (&json!(false), &json!({"scheme": "katran-v1"})));
+    let again = api.send("PUT", "/v1/services/media", shown).await;
+    assert_eq!((again.status, again.json()["generation"].as_u64()), (200, Some(1)), "{}", again.text);
+
+    let backends = "/v1/services/media/backends";
+    let added = api.send("POST", backends, json!({"address": "fd00::1", "server_id": "00ff"})).await;
+    assert_eq!(added.headers[header::LOCATION], format!("{backends}/fd00::1"), "{}", added.text);
+    assert_eq!((&added.json()["port"], &added.json()["server_id"]), (&Value::Null, &json!(255)));
+    let one = format!("{backends}/10.1.0.1");
+    assert_eq!(api.send("PUT", &one, json!({"weight": 4, "server_id": 7})).await.json()["weight"], 4);
+    let same = api.send("PATCH", &one, json!({"server_id": 255})).await;
+    assert_eq!(same.errors(), ["server_id: is the server id of fd00::1 too"]);
+    assert_eq!(api.send("PATCH", &one, json!({"server_id": null})).await.json()["server_id"], Value::Null);
+    assert_eq!(api.send("POST", &format!("{one}/drain"), None).await.json()["status"]["state"], "draining");
+    let v6 = format!("{backends}/%5Bfd00::1%5D:0");
+    assert_eq!(api.send("DELETE", &v6, None).await.status, 200, "port 0 says the same");
+}
+
+#[tokio::test]
+async fn fragments_go_from_drop_to_pass_on_a_live_service() {
+    let api = Api::with_shop().await;
+    let patched = api.send("PATCH", "/v1/services/shop", json!({"fragments": "pass"})).await;
+    assert_eq!((patched.status, &patched.json()["fragments"]), (200, &json!("pass")));
+}
+
+#[tokio::test]
 async fn a_drain_ends_in_a_proof() {
     let api = Api::with_shop().await;
     let backend = "/v1/services/shop/backends/10.1.0.2:8080";

@@ -11,8 +11,23 @@ const CREATIONS: &[(&str, u16, &str)] = &[
     (r#"{"name": null}"#, 422, "name: is required"),
     (r#"{"address": "10.0.0.1", "port": 80}"#, 409, "address: 10.0.0.1:80 tcp belongs to service shop"),
     (r#"{"address": null}"#, 422, "address: is required"),
-    (r#"{"address": "10.0.0"}"#, 422, "address: invalid IP address syntax"),
-    (r#"{"address": "2001:db8::1"}"#, 422, "address: IPv6 is not supported yet"),
+    (r#"{"address": "10.0.0"}"#, 422, "address: must be an IP address, like 192.0.2.10, or a network"),
+    (r#"{"address": "fe80::1"}"#, 422, "address: must not be link-local"),
+    (r#"{"address": "2001:db8::1"}"#, 422, "backends[0].address: must be IPv6 like the service's"),
+    (r#"{"port": null}"#, 422, "port: is required; or ports, for a service of several"),
+    (r#"{"ports": "any"}"#, 422, "ports: must not stand beside port"),
+    (
+        r#"{"address": "10.0.0.1", "fragments": "pass"}"#,
+        422,
+        "fragments: must be drop and not pass: fragments have no ports, and service shop has 10.0.0.1 tcp too",
+    ),
+    (
+        r#"{"mode": "full-nat"}"#,
+        422,
+        "mode: full-nat sends from IPv4 addresses of the balancer: set full_nat.addresses",
+    ),
+    (r#"{"mss": 100}"#, 422, "mss: must be 536 to 9000"),
+    (r#"{"quic": {"scheme": "katran-v1"}}"#, 422, "quic: is for udp"),
     (r#"{"address": "224.0.0.1"}"#, 422, "address: must be a unicast address that other hosts can reach"),
     (
         r#"{"address": "10.1.0.2"}"#,
@@ -34,7 +49,7 @@ const CREATIONS: &[(&str, u16, &str)] = &[
     (
         r#"{"backends": [{"address": "10.1.1.1"}, {"address": "::1"}]}"#,
         422,
-        "backends[1].address: IPv6 is not supported yet",
+        "backends[1].address: must be a unicast address that other hosts can reach",
     ),
     (
         r#"{"backends": [{"address": "10.1.1.1"}, {"address": "10.1.1.1"}]}"#,
@@ -116,6 +131,21 @@ async fn changes_of_what_is_live() {
         ("PATCH", "/v1/services/shop", json!({"protocol": "udp"}), 422, format!("protocol: {fixed}")),
         ("PATCH", "/v1/services/shop", json!({"name": "pay"}), 422, "name: cannot change".into()),
         ("PATCH", "/v1/services/shop", json!({"port": null}), 422, "port: is required".into()),
+        (
+            "PATCH",
+            "/v1/services/shop",
+            json!({"port": null, "ports": "any", "health_check": null, "backends": []}),
+            422,
+            format!("ports: {fixed}"),
+        ),
+        (
+            "PATCH",
+            "/v1/services/shop",
+            json!({"fragments": "by-address"}),
+            422,
+            "fragments: cannot change to or from by-address on a live service".into(),
+        ),
+        ("PATCH", backend, json!({"server_id": 1}), 422, "server_id: is for a service with quic".into()),
         ("PATCH", "/v1/services/shop", json!([1]), 422, ": invalid type".into()),
         (
             "PATCH",

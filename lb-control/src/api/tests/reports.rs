@@ -70,10 +70,11 @@ async fn the_openapi_document_describes_the_routes_and_fields() {
     let status = api.send("GET", "/v1/status", None).await.json();
     let check = json!({"host": "", "port": 1});
     for (schema, shown, hidden) in [
-        ("Service", &service, json!({})),
+        ("Service", &service, json!({"ports": "", "mss": 0, "quic": {}})),
+        ("Quic", &json!({"scheme": "quic-lb"}), json!({"config_id": 0, "server_id_length": 0})),
         ("ServiceStatus", &service["status"], json!({"tracked_flows_cut": 0})),
         ("HealthCheck", &service["health_check"], check),
-        ("Backend", &backend, json!({})),
+        ("Backend", &backend, json!({"server_id": 0})),
         ("BackendStatus", &backend["status"], json!({})),
         ("Drain", &backend["status"]["drain"], json!({})),
         ("InstalledBackend", &backend["status"]["installed"], json!({})),

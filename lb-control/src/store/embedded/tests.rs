@@ -13,14 +13,40 @@ fn shop() -> Desired {
     let mut service = Service::new(&spec.unwrap()).unwrap();
     let drain = Drain { since_unix_seconds: 5, deadline_unix_seconds: Some(9) };
     service.backends.get_mut(&"10.1.0.2:80".parse().unwrap()).unwrap().draining = Some(drain);
-    Desired { generation: 3, services: [("shop".into(), service)].into() }
+    let services = [service, media(), far()].map(|service| (service.name.clone(), service));
+    Desired { generation: 3, services: services.into() }
+}
+
+/// A service of several addresses and ports, with a drained backend that has no port.
+fn media() -> Service {
+    let spec = serde_json::from_value(serde_json::json!({
+        "name": "media", "address": "2001:db8:1::/64", "ports": "8000-8999", "protocol": "udp", "mode": "dsr-gue",
+        "quic": { "scheme": "quic-lb", "config_id": 3, "server_id_length": 2 },
+        "backends": [{ "address": "10.1.0.1", "server_id": "0a1b" }, { "address": "fd00::1" }],
+    }));
+    let mut service = Service::new(&spec.unwrap()).unwrap();
+    let drain = Drain { since_unix_seconds: 5, deadline_unix_seconds: None };
+    service.backends.get_mut(&"[fd00::1]:0".parse().unwrap()).unwrap().draining = Some(drain);
+    service
+}
+
+fn far() -> Service {
+    let spec = serde_json::from_value(serde_json::json!({
+        "name": "far", "address": "10.0.0.2", "port": 80, "mode": "full-nat", "mss": 1400, "answer_echo": true,
+        "answer_arp": false, "fragments": "pass", "backends": [{ "address": "10.1.0.1", "port": 8080 }],
+    }));
+    Service::new(&spec.unwrap()).unwrap()
 }
 
 fn stored(path: &Path) -> Desired {
     let mut store = Embedded::open(path).unwrap();
     let desired = shop();
-    store.save(&desired, &["shop".into()]).unwrap();
+    store.save(&desired, &names(&desired)).unwrap();
     desired
+}
+
+fn names(desired: &Desired) -> Vec<String> {
+    desired.services.keys().cloned().collect()
 }
 
 #[test]
@@ -32,9 +58,10 @@ fn what_was_saved_is_loaded() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing unfinished is left");
     let mut store = Embedded::open(&path).unwrap();
     assert_eq!(store.load().unwrap(), desired);
+    let changed = names(&desired);
     desired.services.clear();
     desired.generation = 4;
-    store.save(&desired, &["shop".into()]).unwrap();
+    store.save(&desired, &changed).unwrap();
     store.reserve(300).unwrap();
     drop(store);
     assert_eq!(Embedded::open(&path).unwrap().load().unwrap(), Desired { generation: 300, ..desired });
@@ -54,7 +81,7 @@ fn a_killed_process_leaves_a_file_that_opens() {
     let directory = tempfile::tempdir().unwrap();
     let (path, left) = (directory.path().join("state.redb"), directory.path().join("left.redb"));
     let mut store = Embedded::open(&path).unwrap();
-    store.save(&shop(), &["shop".into()]).unwrap();
+    store.save(&shop(), &names(&shop())).unwrap();
     fs::copy(&path, &left).unwrap();
     drop(store);
     assert_eq!(Embedded::open(&left).unwrap().load().unwrap(), shop());

@@ -1,0 +1,92 @@
+//! Words of the JSON documents for the model's closed lists.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{FragmentPolicy, Health, Mode, OnFailure, Protocol};
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident = $model:ident { $($variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[allow(missing_docs)]
+        pub enum $name { $(#[serde(rename = $text)] $variant,)* }
+
+        impl $name {
+            /// The word in JSON.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl From<$model> for $name {
+            fn from(value: $model) -> Self {
+                match value { $($model::$variant => Self::$variant,)* }
+            }
+        }
+
+        impl From<$name> for $model {
+            fn from(name: $name) -> Self {
+                match name { $($name::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+names! {
+    /// A [`Protocol`] in JSON.
+    ProtocolName = Protocol { Tcp = "tcp", Udp = "udp" }
+}
+names! {
+    /// A [`Mode`] in JSON.
+    ModeName = Mode {
+        Nat = "nat",
+        FullNat = "full-nat",
+        DsrL2 = "dsr-l2",
+        DsrIpip = "dsr-ipip",
+        DsrGue = "dsr-gue",
+    }
+}
+names! {
+    /// A [`FragmentPolicy`] in JSON.
+    FragmentsName = FragmentPolicy { Drop = "drop", Pass = "pass", ByAddress = "by-address" }
+}
+names! {
+    /// An [`OnFailure`] in JSON.
+    OnFailureName = OnFailure { Resteer = "resteer", Keep = "keep" }
+}
+names! {
+    /// A [`Health`] in JSON.
+    HealthName = Health { Unknown = "unknown", Up = "up", Down = "down" }
+}
+
+/// The kind of a [`crate::model::Probe`] in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ProbeName {
+    Tcp,
+    Http,
+}
+
+/// The kind of a [`crate::model::Quic`] in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum SchemeName {
+    #[serde(rename = "quic-lb")]
+    QuicLb,
+    #[serde(rename = "katran-v1")]
+    KatranV1,
+    #[serde(rename = "katran-v2")]
+    KatranV2,
+}
+
+impl SchemeName {
+    /// The word in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::QuicLb => "quic-lb",
+            Self::KatranV1 => "katran-v1",
+            Self::KatranV2 => "katran-v2",
+        }
+    }
+}
