@@ -21,6 +21,10 @@ pub struct Translation {
     pub destination_port: Port,
     /// The number of the service.
     pub service: u32,
+    /// TCP: as [`crate::Service::mss`], when the flow began.
+    pub mss: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
 }
 
 impl Translation {
@@ -53,9 +57,9 @@ impl Translation {
             destination: key.client,
             source_port: key.vip_port,
             destination_port: key.client_port,
-            service: self.service,
+            ..*self
         }
     }
 }
 
-const _: () = assert!(size_of::<Translation>() == 56);
+const _: () = assert!(size_of::<Translation>() == 64);

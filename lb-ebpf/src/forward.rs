@@ -39,14 +39,6 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     let ip = &transport.ip;
     let verdict = match service.mode() {
         Mode::Nat => to_nat::<P, T, FRAGMENT>(packet, tables, transport, service, choice.backend, backend),
-        Mode::FullNat if features.contains(Features::FULL_NAT) => full_nat::to_backend::<P, T, FRAGMENT>(
-            packet,
-            tables,
-            transport,
-            service,
-            (choice.backend, backend),
-            hash,
-        ),
         Mode::DsrL2 => to_neighbour(packet, tables, &transport.ip, backend),
         Mode::DsrIpip | Mode::DsrGue if features.contains(Features::TUNNEL) => {
             tunnel::send(packet, tables, ip, service.mode(), backend, hash)
@@ -174,8 +166,21 @@ pub fn way_to<T: Tables>(
     backend: &Backend,
     overhead: u32,
 ) -> Result<Way, Reason> {
-    let Some(next_hop) = NextHop::from_word(backend.next_hop) else {
-        return way_by_route(tables, ip, source, backend.address, overhead);
+    way_by_hop(tables, ip, source, backend.address, backend.next_hop, overhead)
+}
+
+/// By a backend's [`Backend::next_hop`], else the kernel's routes to `destination`.
+#[inline(always)]
+pub fn way_by_hop<T: Tables>(
+    tables: &T,
+    ip: &Ip,
+    source: Address,
+    destination: Address,
+    next_hop: u64,
+    overhead: u32,
+) -> Result<Way, Reason> {
+    let Some(next_hop) = NextHop::from_word(next_hop) else {
+        return way_by_route(tables, ip, source, destination, overhead);
     };
     let interface = tables.interface(next_hop.interface).ok_or(Reason::TableInconsistent)?;
     if ip.length + overhead > interface.mtu {

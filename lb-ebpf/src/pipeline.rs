@@ -1,10 +1,13 @@
-//! The stages in order, in three programs: what most packets need, and what few do.
+//! The stages in order, in five programs: what most packets need, and what few do.
 //!
 //! A program has 512 bytes of stack and a cache to share, so the path of whole TCP and UDP packets is one, fragments
-//! and IPv6 extension headers are another, and everything that is answered or is about another packet is the third. The kernel goes from one to
-//! the next by a tail call, before a byte was changed; on the host [`process`] does.
+//! and IPv6 extension headers are another, everything that is answered or is about another packet is the third, and
+//! `full-nat` has two. The kernel goes from one to the next by a tail call, before a byte was changed; on the host
+//! [`process`] does.
 
-use lb_common::{Address, BackendId, Features, FlowKey, Port, QuicScheme, Reason, Service, hash::flow_hash};
+use lb_common::{
+    Address, BackendId, Features, FlowKey, Mode, Port, QuicScheme, Reason, Service, hash::flow_hash,
+};
 
 use crate::{
     forward, fragment, icmp, mss, neighbour,
@@ -83,6 +86,10 @@ pub enum Stage {
     Uncommon = 0,
     /// [`control`].
     Control = 1,
+    /// [`full_nat`].
+    FullNat = 2,
+    /// [`full_nat_open`].
+    FullNatOpen = 3,
 }
 
 /// Takes one packet through all programs.
@@ -92,6 +99,8 @@ pub fn process<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ver
         verdict = match stage {
             Stage::Uncommon => uncommon(packet, tables),
             Stage::Control => control(packet, tables),
+            Stage::FullNat => full_nat(packet, tables),
+            Stage::FullNatOpen => full_nat_open(packet, tables),
         };
     }
     verdict
@@ -149,6 +158,24 @@ pub fn control<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ver
     }
 }
 
+/// Packets of `full-nat`: a client's, or a backend's to the pool; also their first fragments.
+#[inline(always)]
+pub fn full_nat<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Transport(transport) => forward::full_nat::send_on(packet, tables, &transport),
+        _ => Verdict::stay(Reason::TableInconsistent),
+    }
+}
+
+/// Clients' packets of `full-nat` that open a flow.
+#[inline(always)]
+pub fn full_nat_open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Transport(transport) => forward::full_nat::open(packet, tables, &transport),
+        _ => Verdict::stay(Reason::TableInconsistent),
+    }
+}
+
 #[inline(always)]
 fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     packet: &mut P,
@@ -156,6 +183,9 @@ fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     transport: &Transport,
 ) -> Verdict {
     let owner = owner(tables, transport);
+    if is_full_nat(tables, &owner) {
+        return Verdict::to(Stage::FullNat);
+    }
     let mss = match owner {
         Owner::Client(service) => service.mss,
         Owner::Backend(reply) => reply.mss,
@@ -170,12 +200,19 @@ fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     match owner {
         Owner::Client(service) => to_backend::<P, T, FRAGMENT>(packet, tables, transport, service),
         Owner::Backend(reply) => forward::to_client::<P, T, FRAGMENT>(packet, tables, transport, reply),
-        Owner::Translated(translation, place) => {
-            forward::full_nat::to_client::<P, T, FRAGMENT>(packet, tables, transport, &translation, place)
-        }
         Owner::Local => Verdict::stay(Reason::LocalReply),
-        Owner::Nobody => Verdict::stay(Reason::NotOurs),
+        Owner::Nobody | Owner::Translated => Verdict::stay(Reason::NotOurs),
     }
+}
+
+#[inline(always)]
+fn is_full_nat<T: Tables>(tables: &T, owner: &Owner) -> bool {
+    let full_nat = match owner {
+        Owner::Client(service) => matches!(service.mode(), Mode::FullNat),
+        Owner::Translated => true,
+        Owner::Backend(_) | Owner::Local | Owner::Nobody => false,
+    };
+    full_nat && tables.features().contains(Features::FULL_NAT)
 }
 
 #[inline(always)]

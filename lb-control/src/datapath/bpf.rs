@@ -41,7 +41,8 @@ use super::{Capacity, Change, Contents, Datapath};
 /// The first program's name in the object.
 const PROGRAM: &str = "portcullis";
 /// The others', by their index in `PROGRAMS`.
-const NEXT_PROGRAMS: [&str; limits::PROGRAMS as usize] = ["portcullis_uncommon", "portcullis_control"];
+const NEXT_PROGRAMS: [&str; limits::PROGRAMS as usize] =
+    ["portcullis_uncommon", "portcullis_control", "portcullis_full_nat", "portcullis_full_nat_open"];
 /// Its global for what it is loaded for.
 const FEATURES: &str = "FEATURES";
 const BACKEND_WORDS: usize = size_of::<Backend>() / size_of::<u64>();

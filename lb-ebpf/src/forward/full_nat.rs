@@ -1,30 +1,197 @@
 //! `full-nat`: both ends are rewritten, so that replies come back whatever the backends' routes are.
+//!
+//! A flow has two entries in one table ([`entries`]), each under the tuple that arrives, and each says what source and
+//! destination become. They also are what is remembered of it: slots decide on new flows only.
+//!
+//! Two programs share the work, or it would not fit a stack: [`send_on`] follows an entry, in either direction, and
+//! where there is none [`open`] adds both and hands the packet back.
+//!
+//! TCP without a translation and without a SYN opens one all the same, as the other modes balance it: the backend
+//! answers with a reset.
 
-use lb_common::{Backend, BackendId, Reason, Service, Translation};
+pub mod entries;
 
-use crate::{packet::Packet, parse::Transport, pipeline::Verdict, tables::Tables};
+use lb_common::{
+    BackendId, Features, Flow, FlowState, QuicScheme, Reason, Service, Settings, hash::flow_hash,
+};
 
-/// Sends a client's packet to its backend from an address and port of the pool.
+use self::entries::{Candidates, Opened, Opening, is_live, tag_of_backend, tag_of_client};
+use super::{
+    Way,
+    rewrite::{self, Ends},
+    way_by_hop,
+};
+use crate::{
+    flow::{note_seen, serves},
+    fragment, mss,
+    packet::Packet,
+    parse::{Event, Transport},
+    pipeline::{Stage, Verdict, selection_tuple},
+    quic,
+    service::service_of,
+    tables::{Tables, Tally},
+};
+
+/// Sends a packet after its translation: a client's to its backend, which is counted, or a reply to its client. Replies
+/// of a backend that serves no more are sent too: it may finish.
 #[inline(always)]
-pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
-    _packet: &mut P,
-    _tables: &T,
-    _transport: &Transport,
-    _service: &Service,
-    _chosen: (BackendId, &Backend),
-    _hash: u64,
-) -> Verdict {
-    Verdict::stay(Reason::TableInconsistent)
+pub fn send_on<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport: &Transport) -> Verdict {
+    let (ip, key, event) = (&transport.ip, &transport.tuple, transport.event());
+    let service = service_of(tables, key, transport.protocol());
+    let Some((known, place)) = tables.translation(key) else { return unknown(service) };
+    let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
+    let (now, backend) = (tables.now_seconds(), known.flow.backend());
+    let known_here = match service {
+        Some(service) => {
+            is_live(tables, service, known.flow, tag_of_client(settings.hash_keys, key), event, now)
+        }
+        None => known.flow.tag() == tag_of_backend(settings.hash_keys, key),
+    };
+    if !known_here {
+        return unknown(service);
+    }
+    note(tables, place, known.flow, event, now);
+    let next_hop = match service {
+        Some(_) => tables.backend(backend).map_or(0, |backend| backend.next_hop),
+        None => 0,
+    };
+    // A flow of datagrams is opening until its first one was sent.
+    let opens = matches!(event, Event::Open)
+        || matches!((event, known.flow.state()), (Event::Datagram, FlowState::Opening));
+    let plan = Plan::new(service.is_some(), opens, mss::applies(tables, transport, known.mss));
+    // Or the rest would be verified for every kind of packet in every state of a flow.
+    let (plan, next_hop) = (Plan(tables.launder(plan.0)), tables.launder(next_hop));
+
+    let way = match way_by_hop(tables, ip, known.source, known.destination, next_hop, 0) {
+        Ok(way) => way,
+        Err(reason) => return Verdict::stay(reason),
+    };
+    // Replies neither are left to the stack: to it, a packet for the pool is for the balancer itself.
+    if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
+        return Verdict::to(Stage::Control);
+    }
+    if tables.features().contains(Features::MSS) && plan.clamps() {
+        mss::clamp(packet, tables, transport, known.mss);
+    }
+    let to = if plan.is_from_client() { Some(backend) } else { None };
+    fragment::note(tables, ip, to, known.service, (known.source, known.destination));
+    let ends = Ends {
+        source: (known.source, known.source_port),
+        destination: (known.destination, known.destination_port),
+    };
+    let reason = if plan.is_from_client() { Reason::Forwarded } else { Reason::Replied };
+    let verdict = rewrite::hop_both(packet, transport, &ends, way, reason);
+    let leaves =
+        matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment);
+    if leaves && plan.is_from_client() {
+        let tally = Tally { bytes: ip.length as u64, new_flow: plan.opens(), refused: false };
+        tables.count(known.service, backend, tally);
+    }
+    verdict
 }
 
-/// Sends a backend's reply to the client.
+/// What is due to a packet besides its rewriting, in one word.
+#[derive(Clone, Copy)]
+struct Plan(u64);
+
+impl Plan {
+    #[inline(always)]
+    const fn new(is_from_client: bool, opens: bool, clamps: bool) -> Self {
+        Self(is_from_client as u64 | (opens as u64) << 1 | (clamps as u64) << 2)
+    }
+
+    #[inline(always)]
+    const fn is_from_client(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    #[inline(always)]
+    const fn opens(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    #[inline(always)]
+    const fn clamps(self) -> bool {
+        self.0 & 4 != 0
+    }
+}
+
 #[inline(always)]
-pub fn to_client<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
-    _packet: &mut P,
-    _tables: &T,
-    _transport: &Transport,
-    _translation: &Translation,
-    _place: T::Place,
-) -> Verdict {
-    Verdict::stay(Reason::TableInconsistent)
+fn unknown(service: Option<&Service>) -> Verdict {
+    match service {
+        Some(_) => Verdict::to(Stage::FullNatOpen),
+        None => Verdict::stay(Reason::NotOurs),
+    }
+}
+
+/// A server that accepts has begun another connection by what is known of the last, which only it had closed.
+#[inline(always)]
+fn note<T: Tables>(tables: &T, place: T::Place, flow: Flow, event: Event, now: u32) {
+    if matches!(event, Event::Accept) && flow.state().is_over() {
+        tables.refresh(place, Flow::new(flow.backend(), flow.tag(), now, FlowState::Established));
+    } else {
+        note_seen(tables, place, flow, event, now);
+    }
+}
+
+/// Opens the flow of a client's packet, in place of what was known under its tuple; the packet stays as it is, and goes
+/// on by what was added.
+#[inline(always)]
+pub fn open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport: &Transport) -> Verdict {
+    let Some(service) = service_of(tables, &transport.tuple, transport.protocol()) else {
+        return Verdict::stay(Reason::NotOurs);
+    };
+    let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
+    let chosen = owner_of_new(packet, tables, transport, service, settings);
+    if chosen == BackendId::NONE {
+        return Verdict::stay(Reason::NoBackend);
+    }
+    let Some(backend) = tables.backend(chosen) else { return Verdict::stay(Reason::TableInconsistent) };
+    if !serves(tables, service, chosen) {
+        return Verdict::stay(Reason::NoBackend);
+    }
+    let opening = Opening {
+        keys: settings.hash_keys,
+        key: &transport.tuple,
+        service,
+        chosen,
+        tag: tag_of_client(settings.hash_keys, &transport.tuple),
+        event: transport.event(),
+        now: tables.now_seconds(),
+    };
+    if let Some((known, place)) = tables.translation(&transport.tuple)
+        && opening.reuse(tables, &known, place)
+    {
+        return Verdict::to(Stage::FullNat);
+    }
+    // A range's backends keep the port.
+    let port = if backend.port.word() == 0 { transport.tuple.vip_port } else { backend.port };
+    let candidates = Candidates::new(settings, transport.ip.family(), tables.random(), opening.tag);
+    match opening.add(tables, (backend.address, port), candidates) {
+        // Or another CPU did.
+        Opened::Added => Verdict::to(Stage::FullNat),
+        Opened::Exhausted => Verdict::stay(Reason::PortsExhausted),
+        Opened::Full => Verdict::stay(Reason::TranslationsFull),
+    }
+}
+
+/// Whom a new flow goes to. A slot that moves gives it to its new owner at once: the flows of the old one are known.
+#[inline(always)]
+fn owner_of_new<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    transport: &Transport,
+    service: &Service,
+    settings: &Settings,
+) -> BackendId {
+    let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
+    let named = if by_quic { quic::server(packet, tables, service, transport) } else { BackendId::NONE };
+    if named != BackendId::NONE {
+        return named;
+    }
+    let hash = flow_hash(settings.hash_keys, &selection_tuple(service, &transport.tuple));
+    match tables.slot(service.slot_index(hash)) {
+        Some(slot) => slot.current(),
+        None => BackendId(u32::MAX),
+    }
 }

@@ -16,7 +16,7 @@ mod program {
     use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
     use aya_log_ebpf::{debug, error};
     use lb_common::Reason;
-    use lb_ebpf::pipeline::{Verdict, control, first, uncommon};
+    use lb_ebpf::pipeline::{Verdict, control, first, full_nat, full_nat_open, uncommon};
 
     use crate::{maps::KernelTables, packet::XdpPacket};
 
@@ -38,6 +38,20 @@ mod program {
     #[xdp(frags)]
     pub fn portcullis_control(ctx: XdpContext) -> u32 {
         let verdict = control(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Packets of `full-nat`.
+    #[xdp(frags)]
+    pub fn portcullis_full_nat(ctx: XdpContext) -> u32 {
+        let verdict = full_nat(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Clients' packets of `full-nat` that open a flow.
+    #[xdp(frags)]
+    pub fn portcullis_full_nat_open(ctx: XdpContext) -> u32 {
+        let verdict = full_nat_open(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
         end(&ctx, verdict)
     }
 

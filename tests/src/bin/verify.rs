@@ -29,7 +29,7 @@ struct Budget {
     stack: u32,
 }
 
-const BUDGETS: [Budget; 5] = [
+const BUDGETS: [Budget; 6] = [
     Budget {
         program: "portcullis",
         // With QUIC, which costs 200, and all other features at once.
@@ -57,6 +57,13 @@ const BUDGETS: [Budget; 5] = [
         instructions: 6_000,
         verified: 500_000,
         machine_code: 32 << 10,
+        stack: 480,
+    },
+    Budget {
+        program: "portcullis_full_nat_open",
+        instructions: 4_000,
+        verified: 500_000,
+        machine_code: 20 << 10,
         stack: 480,
     },
     Budget {
