@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     desired::Admission,
-    model::{BackendError, Desired, FieldError, Mode, Network, Refusal},
+    model::{BackendError, Desired, FieldError, Mode, Network, Refusal, check_full_nat},
     netlink::{Netlink, Route, RouteAnswer, Snapshot},
 };
 
@@ -93,6 +93,18 @@ pub fn own_address(network: Network, snapshot: &Snapshot) -> Option<String> {
     ))
 }
 
+/// What is wrong with the balancer's addresses of `full-nat`: they are neither the host's, whose stack would answer
+/// too, nor virtual, nor backends; and `full-nat` services of the store need them. Pure.
+pub fn full_nat_addresses(pool: &[IpAddr], desired: &Desired, snapshot: &Snapshot) -> Option<String> {
+    if let Some(own) = pool.iter().find(|own| snapshot.addresses.iter().any(|(_, address)| address == *own)) {
+        return Some(format!("{own} is configured on this host: name addresses that nothing else has"));
+    }
+    desired.services.keys().find_map(|name| {
+        let refusal = check_full_nat(desired, std::slice::from_ref(name), pool).err()?;
+        Some(format!("service {name} of the store: {}", refusal.in_words()))
+    })
+}
+
 /// Backends that an order adds, or whose service it gives another mode.
 fn new_backends<'a>(before: &Desired, after: &'a Desired) -> Vec<(&'a str, Mode, SocketAddr)> {
     let mut new = Vec::new();
@@ -132,6 +144,7 @@ fn rule(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Service;
 
     #[test]
     fn a_virtual_address_is_not_the_hosts_own() {
@@ -150,6 +163,31 @@ mod tests {
         let network = Network::host([10, 0, 0, 1].into());
         let said = own_address(network, &snapshot).unwrap_or_default();
         assert!(said.starts_with("10.0.0.1 is an address of the balancer itself"), "{said}");
+    }
+
+    #[test]
+    fn addresses_of_full_nat_are_nobody_elses() {
+        let mut snapshot = Snapshot::default();
+        snapshot.addresses.insert((3, [10, 0, 0, 1].into()));
+        let spec = serde_json::json!({
+            "name": "far", "address": "10.0.0.5", "port": 80, "mode": "full-nat",
+            "backends": [{ "address": "10.1.0.2" }],
+        });
+        let spec = serde_json::from_value(spec).expect("it is a service");
+        let far = Service::new(&spec).expect("it keeps the rules");
+        let desired = Desired { generation: 1, services: [("far".into(), far)].into() };
+        for (pool, expected) in [
+            (&["10.0.0.9"][..], ""),
+            (&["10.0.0.9", "10.0.0.1"], "10.0.0.1 is configured on this host"),
+            (&["10.0.0.5"], "service far of the store: address 10.0.0.5 is one of full_nat.addresses"),
+            (&["10.0.0.9", "10.1.0.2"], "service far of the store: 10.1.0.2 is one of full_nat.addresses"),
+            (&[], "service far of the store: mode full-nat sends from IPv4 addresses"),
+            (&["fd00::9"], "service far of the store: mode full-nat sends from IPv4 addresses"),
+        ] {
+            let pool: Vec<IpAddr> = pool.iter().map(|text| text.parse().expect("an address")).collect();
+            let said = full_nat_addresses(&pool, &desired, &snapshot).unwrap_or_default();
+            assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{pool:?}: {said}");
+        }
     }
 
     #[test]

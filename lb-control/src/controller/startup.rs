@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Bpf,
-    admission::{RouteAdmission, own_address},
+    admission::{RouteAdmission, full_nat_addresses, own_address},
     adopt,
     engine_thread::EngineThread,
     host,
@@ -33,7 +33,7 @@ use crate::{
     desired::{Condition, DesiredState},
     engine::Engine,
     health,
-    model::{Desired, Service, check_full_nat},
+    model::{Desired, Service},
     netlink::{Netlink, Snapshot},
     next_hops::{self, NextHops},
 };
@@ -154,7 +154,9 @@ async fn start(
     let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities)).await?;
     desired.set_slots(slots);
     let pool = &config.packets.full_nat.addresses;
-    check_full_nat_addresses(pool, &desired.current(), &netlink.snapshot())?;
+    if let Some(rule) = full_nat_addresses(pool, &desired.current(), &netlink.snapshot()) {
+        bail!("full_nat.addresses: {rule}");
+    }
     desired.set_full_nat(pool.clone());
     adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;
@@ -250,23 +252,6 @@ fn make_services(desired: &DesiredState, services: &[Service]) -> anyhow::Result
             .order(Condition::None, insert)
             .map_err(|refusal| anyhow::anyhow!("services: {}: {}", service.name, refusal.in_words()))?;
         tracing::info!(service = %service.name, "made as the configuration file says");
-    }
-    Ok(())
-}
-
-/// The balancer's addresses of `full-nat` are neither the host's, whose stack would answer too, nor virtual.
-fn check_full_nat_addresses(pool: &[IpAddr], desired: &Desired, snapshot: &Snapshot) -> anyhow::Result<()> {
-    for own in pool {
-        if snapshot.addresses.iter().any(|(_, address)| address == own) {
-            bail!(
-                "full_nat.addresses: {own} is configured on this host: name addresses that nothing else has"
-            );
-        }
-    }
-    for name in desired.services.keys() {
-        if let Err(refusal) = check_full_nat(desired, std::slice::from_ref(name), pool) {
-            bail!("full_nat.addresses: service {name} of the store: {}", refusal.in_words());
-        }
     }
     Ok(())
 }

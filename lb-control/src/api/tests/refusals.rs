@@ -252,19 +252,28 @@ async fn what_is_not_there_and_what_is_no_order() {
 
 /// Orders of a small world, in which names, addresses and rules often collide.
 fn order() -> impl Strategy<Value = (&'static str, String, Value)> {
-    let service = (0..3u8, 0..3u8, prop::collection::vec((0..12u8, 0..4u32), 0..4), any::<bool>());
-    let service = service.prop_map(|(name, vip, backends, udp)| {
-        json!({
+    let service = (0..3u8, 0..6usize, prop::collection::vec((0..12u8, 0..4u32), 0..4), 0..8usize, 0..3usize);
+    let service = service.prop_map(|(name, vip, backends, options, kind)| {
+        let address =
+            ["10.0.0.0", "10.0.0.1", "10.0.0.2", "2001:db8::1", "10.0.0.0/24", "2001:db8::/64"][vip];
+        let mode = ["nat", "dsr-ipip", "full-nat"][kind];
+        let mut service = json!({
             "name": format!("s{name}"),
-            "address": format!("10.0.0.{vip}"),
-            "port": 80,
-            "protocol": if udp { "udp" } else { "tcp" },
+            "address": address,
+            "mode": mode,
+            "protocol": if options & 1 == 1 { "udp" } else { "tcp" },
+            "fragments": if options & 6 == 6 { "by-address" } else { "drop" },
             "backends": backends.into_iter().map(|(host, weight)| json!({
                 // 10.0.0.x may be a virtual address, 10.9.0.x has no route.
                 "address": format!("10.{}.0.{}", [0, 1, 9, 1][host as usize % 4], host),
                 "weight": weight * 400,
             })).collect::<Vec<_>>(),
-        })
+        });
+        match options & 2 {
+            0 => service["port"] = json!(80),
+            _ => service["ports"] = ["any", "80-89"][options >> 2].into(),
+        }
+        service
     });
     let backend = (0..3u8, 0..12u8, 0..4u32).prop_map(|(name, host, weight)| {
         (format!("/v1/services/s{name}/backends/10.1.0.{host}:80"), json!({ "weight": weight * 400 }))
