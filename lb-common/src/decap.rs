@@ -60,6 +60,10 @@ pub struct DecapSettings {
 }
 
 impl DecapSettings {
+    /// The value in `SOURCES` of an IPv4 network: the network `::/0` contains what IPv4 is mapped to, and does not mean it.
+    pub const IPV4_SOURCE: u32 = 4;
+    /// The value in `SOURCES` of an IPv6 network.
+    pub const IPV6_SOURCE: u32 = 6;
     const ONLY_LISTED_SOURCES: u32 = 1 << 16;
 
     /// From the word.

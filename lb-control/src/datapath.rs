@@ -1,7 +1,8 @@
 //! What the planner's changes are applied to: the kernel's maps ([`bpf`]), or plain memory ([`memory`]) in
-//! which the same packet code runs for tests and simulations.
+//! which the same packet code runs for tests and simulations. [`decap`] is another program's, on backends.
 
 pub mod bpf;
+pub mod decap;
 pub mod memory;
 
 use anyhow::Result;

@@ -1,12 +1,14 @@
 //! `lbctl`: the REST API's verbs for people and scripts.
 //!
 //! A command becomes one request (`command`), which goes over the Unix socket or TCP (`client`); the
-//! answer is shown as JSON or as a table (`show`). Nothing is validated here: the controller does.
+//! answer is shown as JSON or as a table (`show`). Nothing is validated here: the controller does. `decap` alone is
+//! for hosts without a controller.
 
 mod body;
 mod cli;
 mod client;
 mod command;
+mod decap;
 mod drain;
 mod show;
 
@@ -21,7 +23,7 @@ use std::{
 use clap::Parser;
 
 use self::{
-    cli::Cli,
+    cli::{Cli, Task},
     client::{Client, Failure},
 };
 
@@ -52,14 +54,20 @@ struct Screen<O, P> {
 }
 
 async fn run(cli: Cli, screen: &mut Screen<impl Write, impl Write>) -> Result<(), Failure> {
-    let client = Client::new(&cli.connection)?;
-    let order = command::order(&cli.command)?;
-    let answer = client.send(&order.request).await?;
-    let answer = match &order.follow {
-        Some(path) => drain::follow(&client, path, answer, screen).await?,
-        None => answer,
+    let (answer, show) = match &cli.task {
+        Task::Order(command) => {
+            let client = Client::new(&cli.connection)?;
+            let order = command::order(command)?;
+            let answer = client.send(&order.request).await?;
+            let answer = match &order.follow {
+                Some(path) => drain::follow(&client, path, answer, screen).await?,
+                None => answer,
+            };
+            (answer, order.show)
+        }
+        Task::Decap(command) => decap::run(command)?,
     };
-    let text = if cli.json { format!("{answer:#}\n") } else { (order.show)(&answer) };
+    let text = if cli.json { format!("{answer:#}\n") } else { show(&answer) };
     match screen.out.write_all(text.as_bytes()).and_then(|()| screen.out.flush()) {
         // `lbctl … | head` has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

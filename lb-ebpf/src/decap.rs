@@ -51,8 +51,8 @@ pub trait Tables {
     fn launder(&self, word: u64) -> u64;
     /// What the program was told.
     fn settings(&self) -> DecapSettings;
-    /// Whether an outer source is listed.
-    fn lists(&self, source: &Address) -> bool;
+    /// What the longest listed network says that contains an outer source: [`DecapSettings::IPV4_SOURCE`] or the other.
+    fn listed(&self, source: &Address) -> Option<u32>;
 }
 
 /// Takes what `packet` carries out of it, if it is a tunnel packet.
@@ -76,7 +76,11 @@ pub fn decapsulate<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) ->
         UDP if is_to_port(packet, &outer, l4, settings.gue_port) => true,
         _ => return DecapReason::NotTunnel,
     };
-    if settings.only_listed_sources && !tables.lists(&outer.source) {
+    let family = match outer.family() {
+        Family::V4 => DecapSettings::IPV4_SOURCE,
+        Family::V6 => DecapSettings::IPV6_SOURCE,
+    };
+    if settings.only_listed_sources && tables.listed(&outer.source) != Some(family) {
         return DecapReason::SourceRefused;
     }
     if !matches!(outer.part(), Part::Whole) {

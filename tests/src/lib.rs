@@ -21,6 +21,7 @@
 //! | [`curl`] | a client that is not ours |
 //! | [`held`] | many connections held open and asked again and again |
 //! | [`udp`] | datagrams with the time to live that they arrived with |
+//! | [`wire`] | frames as they are on a cable |
 //! | [`xdp`] | a program that passes every packet, and a map of no use |
 //! | [`eventually`] | waiting for a condition, with a deadline |
 //! | [`screen`], [`interrupt`] | what the audience of a story sees, and Ctrl-C |
@@ -61,4 +62,5 @@ pub mod tiers;
 pub mod token;
 pub mod topology;
 pub mod udp;
+pub mod wire;
 pub mod xdp;

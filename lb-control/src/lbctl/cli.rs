@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::decap::DecapCommand;
+
 use crate::model::address::parse_place;
 
 pub use flags::ServiceFlags;
@@ -23,6 +25,7 @@ Examples:
   lbctl backend drain shop 10.1.0.2:8080 --deadline 30 --wait
   lbctl backend delete shop 10.1.0.2:8080
   lbctl status
+  lbctl decap attach --interface eth0         on a backend of a tunnelled service
 
 Exit codes: 0 done; 1 the controller refused, and nothing was changed; 2 the command line is wrong
 or no controller was reached.";
@@ -37,7 +40,7 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
-    pub command: Command,
+    pub task: Task,
 }
 
 /// How to reach the controller.
@@ -62,6 +65,17 @@ pub struct Connection {
     pub token_file: Option<PathBuf>,
 }
 
+/// Whose business it is.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    #[command(flatten)]
+    Order(Command),
+    /// On a backend: takes the balancer's packets out of their tunnels.
+    #[command(subcommand)]
+    Decap(DecapCommand),
+}
+
+/// Orders to the controller.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Services: a virtual address, port and protocol, and its backends.

@@ -207,6 +207,37 @@ pub fn reasons(answer: &Value) -> String {
     table(&["PACKETS", "REASON", "MEANING"], rows)
 }
 
+/// `decap attach`.
+pub fn decap_attached(answer: &Value) -> String {
+    format!("attached to {} in mode {}\n", word(&answer["interface"]), word(&answer["mode"]))
+}
+
+/// `decap detach`.
+pub fn decap_detached(answer: &Value) -> String {
+    format!("detached from {}\n", word(&answer["interface"]))
+}
+
+/// `decap status`.
+pub fn decap_status(answer: &Value) -> String {
+    let shown: Vec<String> = items(answer, "interfaces").map(decap_interface).collect();
+    if shown.is_empty() { "attached nowhere\n".into() } else { shown.join("\n") }
+}
+
+fn decap_interface(interface: &Value) -> String {
+    let name = interface["interface"].as_str().unwrap_or("gone");
+    let from: Vec<String> = items(interface, "from").map(word).collect();
+    let mut fields = vec![
+        ("interface", format!("{name} ({})", interface["ifindex"])),
+        ("mode", word(&interface["mode"])),
+        ("GUE port", word(&interface["gue_port"])),
+        ("from", if from.is_empty() { "anybody".into() } else { from.join(", ") }),
+    ];
+    for reason in items(interface, "reasons") {
+        fields.push((reason["name"].as_str().unwrap_or_default(), word(&reason["count"])));
+    }
+    list(&fields)
+}
+
 fn items<'a>(answer: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> + Clone + use<'a> {
     answer[key].as_array().map_or(&[][..], Vec::as_slice).iter()
 }

@@ -82,8 +82,8 @@ mod program {
         }
 
         #[inline(always)]
-        fn lists(&self, source: &Address) -> bool {
-            SOURCES.get(&Key::new(ADDRESS_BITS, *source)).is_some()
+        fn listed(&self, source: &Address) -> Option<u32> {
+            SOURCES.get(&Key::new(ADDRESS_BITS, *source)).copied()
         }
     }
 

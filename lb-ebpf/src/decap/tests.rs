@@ -13,7 +13,7 @@ const BALANCER_6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]
 const DSCP: u8 = 46;
 
 struct World {
-    sources: Option<Vec<Address>>,
+    sources: Option<Vec<(Address, u32)>>,
 }
 
 impl Tables for World {
@@ -23,8 +23,9 @@ impl Tables for World {
     fn settings(&self) -> DecapSettings {
         DecapSettings { gue_port: GUE_PORT, only_listed_sources: self.sources.is_some() }
     }
-    fn lists(&self, source: &Address) -> bool {
-        self.sources.as_ref().is_some_and(|sources| sources.contains(source))
+    fn listed(&self, source: &Address) -> Option<u32> {
+        let mut sources = self.sources.iter().flatten();
+        sources.find(|(listed, _)| listed == source).map(|(_, family)| *family)
     }
 }
 
@@ -269,8 +270,13 @@ fn only_listed_sources_may_send() {
     for (name, sources, expected) in [
         ("anybody", None, [true, true]),
         ("nobody", Some(vec![]), [false, false]),
-        ("the one", Some(vec![four]), [true, false]),
-        ("the other", Some(vec![six]), [false, true]),
+        ("the one", Some(vec![(four, DecapSettings::IPV4_SOURCE)]), [true, false]),
+        ("the other", Some(vec![(six, DecapSettings::IPV6_SOURCE)]), [false, true]),
+        (
+            "IPv6 that contains what IPv4 is mapped to",
+            Some(vec![(four, DecapSettings::IPV6_SOURCE)]),
+            [false, false],
+        ),
     ] {
         let world = World { sources };
         every_tunnel(|tunnel, reason, wrap, around, within| {

@@ -1,12 +1,21 @@
 //! Loading XDP programs and attaching them to interfaces by pinned links.
 
-use std::path::PathBuf;
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{ProgramError, Xdp, XdpMode, links::FdLink},
 };
+use aya_obj::generated::{bpf_attr, bpf_cmd};
 
 /// How an interface runs the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +93,28 @@ pub fn attach(
     let reason = refusal.map_or_else(|| "no mode to try".to_owned(), |error| chain(&error));
     let modes = attempts.iter().map(|mode| mode.name()).collect::<Vec<_>>().join(" or ");
     bail!("interface {interface}: XDP cannot be attached in mode {modes}: {reason}")
+}
+
+/// Detaches what a pinned link attaches, at once: without its pin the link would go when the kernel gets round to it.
+pub fn detach(path: &Path) -> Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes()).context("the path of a link")?;
+    // SAFETY: all-zero is a valid bpf_attr.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    let link = bpf(bpf_cmd::BPF_OBJ_GET, &attr).with_context(|| format!("opening {}", path.display()))?;
+    // SAFETY: a new descriptor that nobody else owns.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    // SAFETY: all-zero is a valid bpf_attr.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &attr).with_context(|| format!("detaching {}", path.display()))?;
+    fs::remove_file(path).with_context(|| format!("unpinning {}", path.display()))
+}
+
+fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads the size that it is told; pointers inside live as long as the caller's data.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
 }
 
 /// Loads a program of an object.
