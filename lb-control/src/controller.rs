@@ -14,6 +14,8 @@ mod adopt;
 pub mod engine_thread;
 pub mod host;
 pub mod interfaces;
+mod multicast;
+mod needs;
 pub mod observe;
 mod reconcile;
 mod startup;

@@ -7,14 +7,20 @@ pub mod memory;
 
 use anyhow::Result;
 use lb_common::{
-    Address, Backend, BackendId, BackendState, Counters, Flow, FlowKey, HashKeys, Interface, NextHop, Reply,
-    Service, ServiceKey, Slot, VirtualAddress,
+    Address, Backend, BackendId, BackendState, Counters, Features, Flow, FlowKey, HashKeys, Interface,
+    NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide, WideKey,
 };
 
 /// One step from what is installed to what is desired. Packets see each word of it whole, and what points at
 /// several words only after these.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
+    /// Has the program do all of this; what it does already is among it.
+    Enable(Features),
+    /// Settings of the program as a whole; the hash keys are those of the maps.
+    PutSettings(Settings),
+    /// An address of the pool of `full-nat` by its index in `POOL`.
+    PutPool(u32, Address),
     /// Fills or replaces an egress interface.
     PutInterface(u16, Interface),
     /// Empties one that no next hop names any more.
@@ -41,12 +47,31 @@ pub enum Change {
     PutService(ServiceKey, Service),
     /// Removes a service; its region rests.
     DeleteService(ServiceKey),
+    /// Has these services of several ports or addresses found; the number is the bits of the network's prefix.
+    PutWide(WideKey, u8, Wide),
+    /// Has them found no more.
+    DeleteWide(WideKey, u8),
+    /// Names a backend by a server id of its service.
+    PutQuicServer(QuicKey, BackendId),
+    /// Takes the name away.
+    DeleteQuicServer(QuicKey),
     /// Adds or replaces a virtual address.
     PutVirtualAddress(Address, VirtualAddress),
     /// Removes one.
     DeleteVirtualAddress(Address),
     /// Forgets flows, each only while it still is what was seen.
     DeleteFlows(Vec<(FlowKey, Flow)>),
+    /// Forgets translated flows, each only while both directions still are what was seen.
+    DeleteTranslations(Vec<TranslatedFlow>),
+}
+
+/// A flow of `full-nat` by its directions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TranslatedFlow {
+    /// The client's; the backend's where the client's is missing.
+    pub first: (FlowKey, Translation),
+    /// The backend's; none where a direction is missing.
+    pub second: Option<(FlowKey, Translation)>,
 }
 
 /// All that is installed, as the maps say.
@@ -64,6 +89,16 @@ pub struct Contents {
     pub locals: Vec<Address>,
     /// Virtual addresses.
     pub virtual_addresses: Vec<(Address, VirtualAddress)>,
+    /// What the program does.
+    pub features: Features,
+    /// Settings of the program as a whole.
+    pub settings: Settings,
+    /// The pool of `full-nat`, indexes without an address left out.
+    pub pool: Vec<(u32, Address)>,
+    /// Services of several ports or addresses: by network and the bits of its prefix.
+    pub wide: Vec<(WideKey, u8, Wide)>,
+    /// Backends by the server ids of their services.
+    pub quic_servers: Vec<(QuicKey, BackendId)>,
 }
 
 /// A place where packets meet the tables. There is one writer.
@@ -74,6 +109,8 @@ pub trait Datapath {
     fn contents(&self) -> Result<Contents>;
     /// Every remembered flow.
     fn flows(&self) -> Result<Vec<(FlowKey, Flow)>>;
+    /// Every direction of every translated flow, each under the tuple that arrives.
+    fn translations(&self) -> Result<Vec<(FlowKey, Translation)>>;
     /// Counters of a service, summed over CPUs.
     fn service_counters(&self, id: u32) -> Result<Counters>;
     /// Counters of a backend, summed over CPUs.

@@ -1,24 +1,26 @@
 //! The maps' single writer: applies plans, and lets slots come to rest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod reports;
+mod sweep;
+
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result};
-use lb_common::{
-    Address, BackendId, BackendState, Counters, FlowKey, NextHop, Port, ServiceKey, Slot, SlotState,
-    hash::flow_hash,
-};
+use lb_common::{BackendId, Features, Mode, ServiceKey, Slot, SlotState};
 
+pub use self::reports::{BackendReport, FlowReport, ServiceReport, TranslationReport};
+use self::sweep::Sweep;
 use crate::{
     datapath::{Change, Datapath},
-    plan::{Installed, InstalledService, Shortage, plan},
-    settle::{self, Fate},
+    plan::{Installed, Shortage, plan},
+    settle,
     target::Target,
 };
 
 /// A freed id rests for so many seconds before it is given out: a packet is under way for microseconds.
 const FREE_AFTER_SECONDS: u32 = 2;
-/// A sweep reads every remembered flow; the next one waits a second for each of so many.
-const FLOWS_PER_SWEEP_SECOND: usize = 100_000;
+/// A sweep reads every remembered and translated flow; the next one waits a second for each of so many entries.
+const ENTRIES_PER_SWEEP_SECOND: usize = 100_000;
 
 /// Seconds of the monotonic clock, as the program counts them: the coarse one, which never runs ahead of it.
 pub fn monotonic_seconds() -> u32 {
@@ -44,59 +46,12 @@ pub struct Applied {
 pub struct Settled {
     /// Flows that are remembered after it.
     pub flows: usize,
-    /// Flows that it forgot.
+    /// Flows that it forgot, remembered and translated ones.
     pub forgotten: usize,
     /// Slots that went on to pinned or settled.
     pub slots_advanced: usize,
     /// Backend ids that it freed.
     pub freed: usize,
-}
-
-/// A service as it is installed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ServiceReport {
-    /// Its number.
-    pub id: u32,
-    /// Slots of its table.
-    pub slots: u32,
-    /// Of these, by state.
-    pub settled: u32,
-    /// See [`SlotState::Moving`].
-    pub moving: u32,
-    /// See [`SlotState::Pinned`].
-    pub pinned: u32,
-    /// What was counted.
-    pub counters: Counters,
-}
-
-/// A backend as it is installed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BackendReport {
-    /// Its number.
-    pub id: BackendId,
-    /// What is sent to it.
-    pub state: BackendState,
-    /// Slots that it owns.
-    pub slots: u32,
-    /// Slots that name it as `current` or `previous` and that have not settled.
-    pub slots_unsettled: u32,
-    /// Remembered flows of its, as of the last sweep.
-    pub tracked_flows: u32,
-    /// The way to it.
-    pub next_hop: Option<NextHop>,
-    /// What was counted.
-    pub counters: Counters,
-}
-
-/// The flow table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowReport {
-    /// How many there is room for.
-    pub capacity: u32,
-    /// How many are remembered, as of the last sweep.
-    pub entries: u32,
-    /// How often a flow was refused while this controller looked, or before it took over unsettled slots.
-    pub refused: u64,
 }
 
 /// A datapath and the picture of what is installed in it.
@@ -109,6 +64,8 @@ pub struct Engine<D> {
     tracked: HashMap<BackendId, u32>,
     retired_since: HashMap<BackendId, u32>,
     flows: usize,
+    /// Directions of translated flows.
+    translations: usize,
     swept_at: Option<u32>,
 }
 
@@ -125,6 +82,7 @@ impl<D: Datapath> Engine<D> {
             tracked: HashMap::new(),
             retired_since: HashMap::new(),
             flows: 0,
+            translations: 0,
             swept_at: None,
         };
         Ok(engine)
@@ -147,7 +105,7 @@ impl<D: Datapath> Engine<D> {
     /// Forgets flows that no longer matter, moves slots towards rest and frees ids. To be called every
     /// second; it sweeps when there is something to do.
     pub fn settle(&mut self, now_seconds: u32) -> Result<Settled> {
-        let wait = 1 + (self.flows / FLOWS_PER_SWEEP_SECOND) as u32;
+        let wait = 1 + ((self.flows + self.translations) / ENTRIES_PER_SWEEP_SECOND) as u32;
         let unsettled: Vec<ServiceKey> = self
             .installed
             .services
@@ -157,15 +115,19 @@ impl<D: Datapath> Engine<D> {
             .collect();
         let retired = self.retired();
         let first = self.swept_at.is_none();
-        let idle = unsettled.is_empty() && self.flows == 0 && retired.is_empty();
+        let remembers = first || !unsettled.is_empty() || self.flows > 0 || !retired.is_empty();
+        let translates = first || self.translations > 0 || self.translates(&retired);
+        let idle = !remembers && !translates;
         if !first && (idle || now_seconds.wrapping_sub(self.swept_at.unwrap_or(0)) < wait) {
             return Ok(Settled { flows: self.flows, ..Settled::default() });
         }
         self.swept_at = Some(now_seconds);
-        let sweep = self.sweep_flows(now_seconds)?;
+        self.tracked.clear();
+        let sweep = if remembers { self.sweep_flows(now_seconds)? } else { Sweep::default() };
+        let forgotten = sweep.forgotten + if translates { self.sweep_translations(now_seconds)? } else { 0 };
         // After the sweep, which takes its time: a flow that was refused meanwhile must keep its slot moving.
         self.note_refusals(&unsettled, now_seconds)?;
-        let mut settled = Settled { flows: self.flows, forgotten: sweep.forgotten, ..Settled::default() };
+        let mut settled = Settled { flows: self.flows, forgotten, ..Settled::default() };
         for key in unsettled {
             settled.slots_advanced += self.rest(key, sweep.kept_pinned.get(&key), now_seconds)?;
         }
@@ -193,54 +155,12 @@ impl<D: Datapath> Engine<D> {
         &self.installed
     }
 
-    /// A service, if it is installed.
-    pub fn service(&self, key: &ServiceKey) -> Result<Option<ServiceReport>> {
-        let Some(service) = self.installed.services.get(key) else { return Ok(None) };
-        let count = |state| service.slots.iter().filter(|slot| slot.state() == state).count() as u32;
-        Ok(Some(ServiceReport {
-            id: service.entry.id,
-            slots: service.entry.slots(),
-            settled: count(SlotState::Settled),
-            moving: count(SlotState::Moving),
-            pinned: count(SlotState::Pinned),
-            counters: self.datapath.service_counters(service.entry.id)?,
-        }))
-    }
-
-    /// A backend of a service, if it is installed; also one that was removed and whose id is not free yet.
-    pub fn backend(&self, key: &ServiceKey, address: Address, port: Port) -> Result<Option<BackendReport>> {
-        let Some(service) = self.installed.services.get(key) else { return Ok(None) };
-        let Some(&id) = service.backends.get(&(address, port)) else { return Ok(None) };
-        let Some(backend) = self.installed.backends.get(&id) else { return Ok(None) };
-        let names = |slot: &&Slot| slot.current() == id || slot.previous() == id;
-        Ok(Some(BackendReport {
-            id,
-            state: BackendState::from_word(backend.state),
-            slots: service.slots.iter().filter(|slot| slot.current() == id).count() as u32,
-            slots_unsettled: service
-                .slots
-                .iter()
-                .filter(names)
-                .filter(|slot| slot.state() != SlotState::Settled)
-                .count() as u32,
-            tracked_flows: self.tracked.get(&id).copied().unwrap_or(0),
-            next_hop: NextHop::from_word(backend.next_hop),
-            counters: self.datapath.backend_counters(id)?,
-        }))
-    }
-
-    /// How often each reason was the outcome, by its number.
-    pub fn reasons(&self) -> Result<Vec<u64>> {
-        self.datapath.reason_counters()
-    }
-
-    /// The flow table, as of the last sweep.
-    pub fn flows(&self) -> FlowReport {
-        FlowReport {
-            capacity: self.installed.capacity().flows,
-            entries: self.flows as u32,
-            refused: self.refused_total,
-        }
+    /// Whether there may be translated flows that no sweep has seen.
+    fn translates(&self, retired: &BTreeSet<BackendId>) -> bool {
+        let is_translated = |mode| mode == Mode::FullNat;
+        let mut services = self.installed.services.values();
+        services.any(|service| is_translated(service.entry.mode()))
+            || !retired.is_empty() && self.installed.features.contains(Features::FULL_NAT)
     }
 
     fn note_refusals(&mut self, unsettled: &[ServiceKey], now_seconds: u32) -> Result<()> {
@@ -256,51 +176,6 @@ impl<D: Datapath> Engine<D> {
             }
         }
         Ok(())
-    }
-
-    fn sweep_flows(&mut self, now_seconds: u32) -> Result<Sweep> {
-        let flows = self.datapath.flows()?;
-        let keys = self.datapath.hash_keys();
-        let filling_up = flows.len() as u64 * 4 >= self.installed.capacity().flows as u64 * 3;
-        let mut sweep = Sweep::default();
-        let mut doomed = Vec::new();
-        self.tracked.clear();
-        for (tuple, flow) in flows {
-            let key = service_key(&tuple);
-            let fate = match self.installed.services.get(&key) {
-                None => Fate::Delete,
-                Some(service) => {
-                    let index = service.entry.slot_index(flow_hash(keys, &tuple)) - service.entry.slots_start;
-                    let slot = service.slots[index as usize];
-                    let serves = self.installed.serves(flow.backend());
-                    let fate = settle::fate(
-                        slot,
-                        flow,
-                        serves,
-                        service.entry.flow_idle_seconds,
-                        now_seconds,
-                        filling_up,
-                    );
-                    if fate == Fate::KeepPinned {
-                        sweep.kept_pinned.entry(key).or_default().insert(index);
-                    }
-                    fate
-                }
-            };
-            match fate {
-                Fate::Delete => doomed.push((tuple, flow)),
-                Fate::Keep | Fate::KeepPinned => {
-                    sweep.kept += 1;
-                    *self.tracked.entry(flow.backend()).or_default() += 1;
-                }
-            }
-        }
-        sweep.forgotten = doomed.len();
-        self.flows = sweep.kept;
-        if !doomed.is_empty() {
-            self.datapath.apply(&Change::DeleteFlows(doomed)).context("forgetting flows")?;
-        }
-        Ok(sweep)
     }
 
     /// Moves a service's slots towards rest; returns how many went on.
@@ -332,71 +207,13 @@ impl<D: Datapath> Engine<D> {
         }
         Ok(advanced)
     }
-
-    /// Backends that nobody wants any more and that are not freed yet.
-    fn retired(&self) -> BTreeSet<BackendId> {
-        let mut wanted: BTreeSet<BackendId> = BTreeSet::new();
-        for service in self.installed.services.values() {
-            match &service.built {
-                Some(built) => wanted.extend(&built.wanted),
-                // After a take-over nothing is known of what is desired.
-                None => wanted.extend(service.backends.values()),
-            }
-        }
-        self.installed.backends.keys().filter(|id| !wanted.contains(id)).copied().collect()
-    }
-
-    /// Frees the ids of retired backends that no slot and no remembered flow names.
-    fn free(&mut self, retired: BTreeSet<BackendId>, now_seconds: u32) -> Result<usize> {
-        self.retired_since.retain(|id, _| retired.contains(id));
-        let mut freed = 0;
-        for id in retired {
-            let since = *self.retired_since.entry(id).or_insert(now_seconds);
-            let rested = now_seconds.wrapping_sub(since) >= FREE_AFTER_SECONDS;
-            if !rested || self.tracked.contains_key(&id) || self.is_named(id) {
-                continue;
-            }
-            let replies: Vec<ServiceKey> = self
-                .installed
-                .replies
-                .iter()
-                .filter(|(_, reply)| reply.backend == id.0)
-                .map(|(&key, _)| key)
-                .collect();
-            for change in replies.into_iter().map(Change::DeleteReply).chain([Change::FreeBackend(id)]) {
-                self.datapath.apply(&change)?;
-                self.installed.record(&change, now_seconds);
-            }
-            freed += 1;
-        }
-        Ok(freed)
-    }
-
-    fn is_named(&self, id: BackendId) -> bool {
-        let names = |service: &InstalledService| {
-            service.slots.iter().any(|slot| slot.current() == id || slot.previous() == id)
-        };
-        let owner = self.installed.backends.get(&id).map(|backend| backend.service);
-        self.installed.services.values().any(|service| Some(service.entry.id) == owner && names(service))
-    }
-}
-
-#[derive(Default)]
-struct Sweep {
-    kept: usize,
-    forgotten: usize,
-    /// Pinned slots, relative to the region, that a remembered flow keeps from settling.
-    kept_pinned: BTreeMap<ServiceKey, BTreeSet<u32>>,
-}
-
-fn service_key(tuple: &FlowKey) -> ServiceKey {
-    ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 }
 }
 
 fn describe(change: &Change) -> String {
     match change {
         Change::WriteSlots(start, slots) => format!("WriteSlots({start}, {} slots)", slots.len()),
         Change::DeleteFlows(flows) => format!("DeleteFlows({} flows)", flows.len()),
+        Change::DeleteTranslations(flows) => format!("DeleteTranslations({} flows)", flows.len()),
         other => format!("{other:?}"),
     }
 }

@@ -34,6 +34,7 @@ pub fn render(
         out.sample("api_answers_total", &[("outcome", outcome)], count);
     }
     flow_table(&mut out, observed);
+    translation_table(&mut out, observed);
     out.family("interface_attached", "gauge", "1 where the program runs on the interface.");
     for interface in &observed.interfaces {
         let mode = match interface.mode {
@@ -61,6 +62,14 @@ fn flow_table(out: &mut Text, observed: &Observed) {
     out.sample("flow_table_entries", &[], table.entries);
     out.family("flow_table_refused_total", "counter", "Flows that the full table refused to remember.");
     out.sample("flow_table_refused_total", &[], table.refused);
+}
+
+fn translation_table(out: &mut Text, observed: &Observed) {
+    let table = observed.translation_table;
+    out.family("translation_table_capacity", "gauge", "Directions of full-nat flows that there is room for.");
+    out.sample("translation_table_capacity", &[], table.capacity);
+    out.family("translation_table_entries", "gauge", "Directions of full-nat flows, two for each flow.");
+    out.sample("translation_table_entries", &[], table.entries);
 }
 
 const COUNTERS: [Counter; 4] = [
@@ -100,7 +109,7 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
             }
         }
     }
-    out.family("backend_tracked_flows", "gauge", "Remembered flows of the backend.");
+    out.family("backend_tracked_flows", "gauge", "Remembered and translated flows of the backend.");
     for (service, seen) in &observed.services {
         for (at, backend) in &seen.backends {
             let labels = [("service", service.as_str()), ("backend", &place(at))];

@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use rtnetlink::{
-    Error, Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
+    Error, Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
@@ -128,6 +128,12 @@ impl Netlink {
     pub async fn ask_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         let request = self.handle().neighbours().add(ifindex, address);
         within(request.flags(NeighbourFlags::Use).state(NeighbourState::None).replace().execute()).await
+    }
+
+    /// Has an interface take every multicast frame, or only those of groups that the host joined.
+    pub async fn set_all_multicast(&self, ifindex: u32, on: bool) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(ifindex).allmulticast(on).build();
+        within(self.handle().link().set(message).execute()).await
     }
 
     /// The XDP program on an interface, read anew: attaching one raises no event.
@@ -293,9 +299,17 @@ mod tests {
         let gateway = RouteAttribute::Gateway(RouteAddress::Inet([10, 1, 0, 1].into()));
         let oif = RouteAttribute::Oif(3);
         let via = |neighbour: [u8; 4]| RouteAnswer::Via(Route { ifindex: 3, neighbour: neighbour.into() });
+        let link_local = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+        let by_link_local = RouteAnswer::Via(Route { ifindex: 3, neighbour: link_local.into() });
+        let (gateway6, via6) = (
+            RouteAttribute::Gateway(RouteAddress::Inet6(link_local)),
+            RouteAttribute::Via(RouteVia::Inet6(link_local)),
+        );
         for (kind, attributes, expected) in [
             (RouteType::Unicast, vec![oif.clone()], via([10, 0, 0, 2])),
             (RouteType::Unicast, vec![oif.clone(), gateway.clone()], via([10, 1, 0, 1])),
+            (RouteType::Unicast, vec![oif.clone(), gateway6], by_link_local),
+            (RouteType::Unicast, vec![oif.clone(), via6], by_link_local),
             (RouteType::Unicast, vec![gateway], RouteAnswer::Unreachable),
             (RouteType::Local, vec![oif.clone()], RouteAnswer::Local),
             (RouteType::BlackHole, vec![oif], RouteAnswer::Unreachable),

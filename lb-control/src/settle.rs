@@ -3,7 +3,7 @@
 //! `settled` → (owner changes) → `moving` → (idle timeout without a refusal) → `pinned` → (no remembered flow
 //! belongs elsewhere) → `settled`.
 
-use lb_common::{BackendId, Flow, Slot, SlotState};
+use lb_common::{BackendId, Flow, FlowState, Slot, SlotState};
 
 /// Seconds by which the controller outwaits the program: both clocks count whole seconds of the same clock.
 const CLOCK_MARGIN_SECONDS: u32 = 1;
@@ -58,6 +58,10 @@ pub enum Fate {
 ///
 /// In a moving slot nothing is deleted unless the table is filling up: between a sweep's look and its
 /// deletion a SYN may reopen the tuple, and in a moving slot its next packet would be sent to `previous`.
+///
+/// Nothing that lives is ever pushed out by what comes. A half-open flow ends after
+/// [`lb_common::limits::OPENING_SECONDS`], so in a table of which three quarters are full those of a flood of SYNs go
+/// minutes before established ones would; and none of them keeps a pinned slot from settling for longer.
 pub fn fate(
     slot: Slot,
     flow: Flow,
@@ -75,6 +79,27 @@ pub fn fate(
         SlotState::Pinned if ended || flow.backend() == slot.current() => Fate::Delete,
         SlotState::Pinned => Fate::KeepPinned,
     }
+}
+
+/// Whether a translated flow is over, by what was seen of its directions; the second may be missing.
+///
+/// It is half open until the client has answered: the backend answers whoever asks, a forged address too. So what a
+/// flood of SYNs left is forgotten after [`lb_common::limits::OPENING_SECONDS`], long before a flow that goes on.
+pub fn translation_is_over(
+    first: Flow,
+    second: Option<Flow>,
+    idle_max_seconds: u32,
+    now_seconds: u32,
+) -> bool {
+    let other = second.unwrap_or(first);
+    let state = match (first.state(), other.state()) {
+        (FlowState::Reset, _) | (_, FlowState::Reset) => FlowState::Reset,
+        (FlowState::Opening, _) => FlowState::Opening,
+        (FlowState::Closing, FlowState::Closing) => FlowState::Closing,
+        (FlowState::Established | FlowState::Closing, _) => FlowState::Established,
+    };
+    let idle = first.idle_seconds(now_seconds).min(other.idle_seconds(now_seconds));
+    idle > state.timeout_seconds(idle_max_seconds) + CLOCK_MARGIN_SECONDS
 }
 
 /// The slot after a sweep that found its flows; `refused_seconds_ago` since the service's last refusal.
@@ -97,8 +122,6 @@ pub fn rest(
 
 #[cfg(test)]
 mod tests {
-    use lb_common::FlowState;
-
     use super::*;
 
     const A: BackendId = BackendId(1);

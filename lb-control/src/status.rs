@@ -29,6 +29,8 @@ pub struct Observed {
     pub reasons: Vec<ReasonCount>,
     /// The table of remembered flows.
     pub flow_table: FlowTable,
+    /// The table of `full-nat`.
+    pub translation_table: TranslationTable,
 }
 
 impl Observed {
@@ -92,7 +94,7 @@ pub struct BackendStatus {
     /// Moving or pinned slots that name it as owner or previous owner: flows that nothing remembers may
     /// still be sent to it.
     pub slots_unsettled: u32,
-    /// Remembered flows that belong to it.
+    /// Remembered and translated flows that belong to it.
     pub tracked_flows: u64,
     /// The way to it; `None` while unresolved.
     pub next_hop: Option<NextHopStatus>,
@@ -178,4 +180,17 @@ pub struct FlowTable {
     pub entries: u64,
     /// How many it refused, as far as this controller has seen.
     pub refused: u64,
+}
+
+/// The table of `full-nat`, in which a flow has an entry for each of its two directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TranslationTable {
+    /// How many entries it holds at most.
+    pub capacity: u32,
+    /// How many it holds.
+    pub entries: u64,
+    /// Packets that were dropped because it was full.
+    pub refused: u64,
+    /// Packets that were dropped because the pool had no free port for their backend.
+    pub ports_exhausted: u64,
 }

@@ -2,7 +2,8 @@
 //! Pure data; [`crate::plan`] turns (target, installed) into changes.
 
 use lb_common::{
-    Address, BackendState, FragmentPolicy, Interface, NextHop, Port, ServiceKey, ServiceSettings, Settings,
+    Address, BackendState, Features, FragmentPolicy, Interface, Mode, NextHop, Port, QuicScheme, ServiceKey,
+    ServiceSettings, Settings,
 };
 
 /// Everything that should be installed.
@@ -18,6 +19,35 @@ pub struct Target {
     pub program: Settings,
     /// IPv4 addresses of the pool of `full-nat`, then IPv6 ones, as `program` counts them.
     pub pool: Vec<Address>,
+}
+
+impl Target {
+    /// What the program has to do for it.
+    pub fn features(&self) -> Features {
+        let services = self.services.iter().map(TargetService::features);
+        let pool = self.pool.iter().map(|address| family(*address));
+        services.chain(pool).fold(Features::NONE, |all, one| all | one)
+    }
+}
+
+impl TargetService {
+    fn features(&self) -> Features {
+        let wanted = |is_wanted, feature| if is_wanted { feature } else { Features::NONE };
+        let backends = self.backends.iter().map(|backend| family(backend.address));
+        backends.fold(family(self.key.address), |all, one| all | one)
+            | match self.settings.mode {
+                Mode::DsrIpip | Mode::DsrGue => Features::TUNNEL,
+                Mode::FullNat => Features::FULL_NAT,
+                Mode::Nat | Mode::DsrL2 => Features::NONE,
+            }
+            | wanted(self.key.width != 0, Features::WIDE)
+            | wanted(self.settings.quic != QuicScheme::None, Features::QUIC)
+            | wanted(self.settings.mss != 0, Features::MSS)
+    }
+}
+
+fn family(address: Address) -> Features {
+    if address.is_ipv4() { Features::NONE } else { Features::IPV6 }
 }
 
 /// One service.

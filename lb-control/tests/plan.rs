@@ -1,92 +1,23 @@
 //! The planner by table, over plain memory: what a target changes, in which order, and what it leaves alone.
 
+#[path = "plan/kinds.rs"]
+mod kinds;
+#[path = "plan/shape.rs"]
+mod shape;
+#[path = "plan/translations.rs"]
+mod translations;
+
 use std::collections::BTreeSet;
 
-use lb_common::{
-    Address, BackendState, FragmentPolicy, HashKeys, Interface, Mac, Mode, NextHop, Port, Reason, ServiceKey,
-    ServiceSettings, SlotState, Tracking,
-};
+use lb_common::{BackendState, FlowState, Mac, NextHop, Port, Reason, SlotState};
 use lb_control::{
-    datapath::{Capacity, Change, Datapath as _, memory::MemoryDatapath},
+    datapath::{Datapath as _, memory::MemoryDatapath},
     engine::Engine,
     plan::{Installed, Shortage, plan},
-    target::{Target, TargetBackend, TargetService},
+    target::Target,
 };
 
-const CAPACITY: Capacity =
-    Capacity { slots: 262_144, flows: 200_000, translations: 1_024, backends: 1_024, services: 16 };
-
-fn key(port: u16) -> ServiceKey {
-    ServiceKey { address: Address::from_ipv4([10, 0, 0, 1]), port: Port::new(port), protocol: 6, width: 0 }
-}
-
-fn backend(id: u32, state: BackendState) -> TargetBackend {
-    TargetBackend {
-        server_id: None,
-        address: Address::from_ipv4([10, 1, (id >> 8) as u8, id as u8]),
-        port: Port::new(8_080),
-        weight: 1,
-        state,
-        next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 0, (id >> 8) as u8, id as u8]), interface: 0 }),
-    }
-}
-
-fn service(port: u16, backends: impl IntoIterator<Item = u32>) -> TargetService {
-    TargetService {
-        key: key(port),
-        last_port: 0,
-        settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, 60),
-        fragments: FragmentPolicy::Drop,
-        answer_echo: false,
-        answer_arp: true,
-        backends: backends.into_iter().map(|id| backend(id, BackendState::Up)).collect(),
-    }
-}
-
-fn target(services: Vec<TargetService>) -> Target {
-    Target {
-        services,
-        interfaces: vec![(0, Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 })],
-        locals: vec![Address::from_ipv4([10, 0, 0, 254])],
-        ..Target::default()
-    }
-}
-
-fn nothing_installed() -> Installed {
-    Installed::adopt(Default::default(), CAPACITY).expect("nothing overlaps")
-}
-
-fn engine() -> Engine<MemoryDatapath> {
-    Engine::adopt(MemoryDatapath::new(CAPACITY, HashKeys([3, 5]))).expect("nothing overlaps")
-}
-
-/// The kinds of changes, each once, in the order of their first appearance.
-fn kinds(changes: &[Change]) -> Vec<&'static str> {
-    let mut seen = BTreeSet::new();
-    changes
-        .iter()
-        .map(|change| match change {
-            Change::PutInterface(..) => "interface",
-            Change::DeleteInterface(..) => "-interface",
-            Change::PutLocal(..) => "local",
-            Change::DeleteLocal(..) => "-local",
-            Change::PutBackend(..) => "backend",
-            Change::SetBackendState(_, BackendState::Down) => "down",
-            Change::SetBackendState(..) => "state",
-            Change::SetNextHop(..) => "next hop",
-            Change::FreeBackend(..) => "-backend",
-            Change::PutReply(..) => "reply",
-            Change::DeleteReply(..) => "-reply",
-            Change::WriteSlots(..) => "slots",
-            Change::PutService(..) => "service",
-            Change::DeleteService(..) => "-service",
-            Change::PutVirtualAddress(..) => "vip",
-            Change::DeleteVirtualAddress(..) => "-vip",
-            Change::DeleteFlows(..) => "-flows",
-        })
-        .filter(|kind| seen.insert(*kind))
-        .collect()
-}
+use shape::{CAPACITY, engine, key, kinds, nothing_installed, service, target};
 
 #[test]
 fn changes_come_in_an_order_without_gaps() {
@@ -170,7 +101,7 @@ fn what_does_not_fit_is_named_and_the_rest_is_installed() {
 
 #[test]
 fn a_table_that_finds_no_room_to_grow_is_kept_all_the_same() {
-    let small = Capacity { slots: 1_024, ..CAPACITY };
+    let small = lb_control::datapath::Capacity { slots: 1_024, ..CAPACITY };
     let mut installed = Installed::adopt(Default::default(), small).expect("nothing overlaps");
     plan(&mut installed, &target(vec![service(80, 1..4)]), 100);
     let mut wanted = target(vec![service(80, 1..40)]);
@@ -243,19 +174,60 @@ fn of_fifty_thousand_flows_only_those_of_the_removed_backend_move() {
 /// Sends a packet of each of 50,000 flows; the last two bytes of the address that each reached.
 fn send_all(engine: &Engine<MemoryDatapath>, now_seconds: u32) -> Vec<[u8; 2]> {
     engine.datapath().now_seconds.set(now_seconds);
-    (0..50_000u32)
-        .map(|flow| {
-            let mut packet = vec![0u8; 54];
-            packet[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, 40]);
-            packet[22..24].copy_from_slice(&[64, 6]);
-            packet[26..30].copy_from_slice(&[172, 16, (flow >> 8) as u8, flow as u8]);
-            packet[30..34].copy_from_slice(&[10, 0, 0, 1]);
-            packet[34..38].copy_from_slice(&[0x90, (flow >> 4) as u8, 0, 80]);
-            packet[46..48].copy_from_slice(&[0x50, 0x10]);
-            assert_eq!(engine.datapath().process(&mut packet).reason, Reason::Forwarded);
-            [packet[32], packet[33]]
-        })
-        .collect()
+    (0..50_000).map(|flow| send(engine, flow, ACK)).collect()
+}
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// Sends a TCP packet of a flow; the last two bytes of the address that it reached.
+fn send(engine: &Engine<MemoryDatapath>, flow: u32, flags: u8) -> [u8; 2] {
+    let mut packet = vec![0u8; 54];
+    packet[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, 40]);
+    packet[22..24].copy_from_slice(&[64, 6]);
+    packet[26..30].copy_from_slice(&[172, 16, (flow >> 8) as u8, flow as u8]);
+    packet[30..34].copy_from_slice(&[10, 0, 0, 1]);
+    packet[34..38].copy_from_slice(&[0x90, (flow >> 4) as u8, 0, 80]);
+    packet[46..48].copy_from_slice(&[0x50, flags]);
+    assert_eq!(engine.datapath().process(&mut packet).reason, Reason::Forwarded);
+    [packet[32], packet[33]]
+}
+
+/// Half-open flows keep a slot from settling for their own timeout, and not for that of established ones.
+#[test]
+fn half_open_flows_let_a_table_rest() {
+    let mut engine = engine();
+    let with = |backends: std::ops::Range<u32>| {
+        let mut wanted = target(vec![service(80, backends)]);
+        wanted.services[0].settings.flow_idle_seconds = 300;
+        wanted
+    };
+    engine.apply(&with(1..4), 100).expect("applies");
+    engine.apply(&with(1..5), 101).expect("applies");
+    let at = |engine: &Engine<MemoryDatapath>, second| engine.datapath().now_seconds.set(second);
+    let (opened, again, rested) = (102, 400, 400 + 60 + 3);
+    at(&engine, opened);
+    let backends: Vec<_> = (0..1_000).map(|flow| send(&engine, flow, SYN)).collect();
+    assert!(engine.datapath().flow_count() > 0, "slots that moved remember");
+    let count = |engine: &Engine<MemoryDatapath>, state| {
+        engine.installed().services[&key(80)].slots.iter().filter(|slot| slot.state() == state).count()
+    };
+    for second in opened..=rested {
+        at(&engine, second);
+        engine.settle(second).expect("memory does not fail");
+        // No more than a minute passes between two SYNs of a flow.
+        if second <= again && (again - second).is_multiple_of(50) {
+            let now: Vec<_> = (0..1_000).map(|flow| send(&engine, flow, SYN)).collect();
+            assert_eq!(now, backends, "second {second}");
+        }
+        if second == again + 50 {
+            assert!(count(&engine, SlotState::Pinned) > 0, "they are held as long as they may open");
+            let flows = engine.datapath().flows().expect("memory does not fail");
+            assert!(flows.iter().all(|(_, flow)| flow.state() == FlowState::Opening));
+        }
+    }
+    assert_eq!(count(&engine, SlotState::Settled), 1_024);
+    assert_eq!(engine.datapath().flow_count(), 0);
 }
 
 /// A controller that starts over sees exactly what the one before it kept in mind.
@@ -266,23 +238,35 @@ fn what_is_adopted_equals_what_was_recorded() {
         target(vec![service(80, 1..4), service(81, 10..30)]),
         target(vec![service(80, 2..6), service(81, 10..200)]),
         target(vec![service(81, 10..40), service(82, 300..301)]),
+        kinds::of_every_kind(),
+        target(vec![service(81, 10..40)]),
     ];
     for (now, step) in (100..).zip(&steps) {
         engine.apply(step, now).expect("applies");
         engine.settle(now).expect("memory does not fail");
-        let adopted = Installed::adopt(engine.datapath().contents().expect("memory does not fail"), CAPACITY)
-            .expect("nothing overlaps");
-        let recorded = engine.installed();
-        assert_eq!(adopted.backends, recorded.backends);
-        assert_eq!(adopted.replies, recorded.replies);
-        assert_eq!(adopted.interfaces, recorded.interfaces);
-        assert_eq!(adopted.virtual_addresses, recorded.virtual_addresses);
-        for (key, service) in &recorded.services {
-            let other = &adopted.services[key];
-            assert_eq!(
-                (other.entry, &other.slots, &other.backends),
-                (service.entry, &service.slots, &service.backends)
-            );
-        }
+        assert_adopted(&engine);
+    }
+}
+
+fn assert_adopted(engine: &Engine<MemoryDatapath>) {
+    let contents = engine.datapath().contents().expect("memory does not fail");
+    let adopted = Installed::adopt(contents, CAPACITY).expect("nothing overlaps");
+    let recorded = engine.installed();
+    assert_eq!(adopted.backends, recorded.backends);
+    assert_eq!(adopted.replies, recorded.replies);
+    assert_eq!(adopted.interfaces, recorded.interfaces);
+    assert_eq!(adopted.locals, recorded.locals);
+    assert_eq!(adopted.virtual_addresses, recorded.virtual_addresses);
+    assert_eq!(adopted.features, recorded.features);
+    assert_eq!(adopted.settings, recorded.settings);
+    assert_eq!(adopted.pool, recorded.pool);
+    assert_eq!(adopted.wide, recorded.wide);
+    assert_eq!(adopted.quic_servers, recorded.quic_servers);
+    for (key, service) in &recorded.services {
+        let other = &adopted.services[key];
+        assert_eq!(
+            (other.entry, &other.slots, &other.backends),
+            (service.entry, &service.slots, &service.backends)
+        );
     }
 }

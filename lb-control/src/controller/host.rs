@@ -1,5 +1,7 @@
 //! What the controller needs of the host: a clock, directories, a bpffs, forwarding, and to be alone.
 
+pub mod ipv6;
+
 use std::{
     ffi::CString,
     fs::{self, File},

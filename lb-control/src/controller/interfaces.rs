@@ -9,6 +9,8 @@ use super::{
     Bpf,
     engine_thread::{EngineGone, EngineThread},
     host,
+    multicast::Marks,
+    needs::Needs,
 };
 use crate::{
     datapath::bpf::{AttachedMode, WantedMode},
@@ -23,6 +25,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Interfaces {
     names: Vec<String>,
     wanted: WantedMode,
+    marks: Marks,
+    needs: Needs,
     attached: BTreeMap<String, Attached>,
     failed: BTreeMap<String, Failed>,
 }
@@ -31,6 +35,8 @@ struct Attached {
     ifindex: u32,
     mode: AttachedMode,
     taken_over: bool,
+    /// What has been seen to; nothing of a fresh attachment, whatever an earlier controller did.
+    prepared: Option<Needs>,
 }
 
 struct Failed {
@@ -40,9 +46,16 @@ struct Failed {
 }
 
 impl Interfaces {
-    /// None is attached yet.
-    pub fn new(names: Vec<String>, wanted: WantedMode) -> Self {
-        Self { names, wanted, attached: BTreeMap::new(), failed: BTreeMap::new() }
+    /// None is attached yet, and nothing is needed of any.
+    pub fn new(names: Vec<String>, wanted: WantedMode, marks: Marks) -> Self {
+        let (attached, failed) = (BTreeMap::new(), BTreeMap::new());
+        Self { names, wanted, marks, needs: Needs::default(), attached, failed }
+    }
+
+    /// Says what services need of the interfaces that are attached, now and later.
+    pub async fn need(&mut self, needs: Needs, netlink: &Netlink) {
+        self.needs = needs;
+        self.prepare(netlink).await;
     }
 
     /// Attaches what appeared and lets go of what vanished; a failure is tried again later.
@@ -59,7 +72,7 @@ impl Interfaces {
                     continue;
                 }
                 tracing::warn!(interface = %name, ifindex = before.ifindex, "the interface vanished");
-                self.let_go(&name, engine).await?;
+                self.let_go(&name, netlink, engine).await?;
             }
             match now {
                 Some(ifindex) if self.is_due(&name, ifindex) => {
@@ -71,23 +84,39 @@ impl Interfaces {
                 }
             }
         }
+        self.prepare(netlink).await;
         Ok(())
     }
 
     /// Takes off again what was attached since the start, unless it had been taken over.
-    pub async fn take_back(&mut self, engine: &EngineThread<Bpf>) -> Result<(), EngineGone> {
+    pub async fn take_back(
+        &mut self,
+        netlink: &Netlink,
+        engine: &EngineThread<Bpf>,
+    ) -> Result<(), EngineGone> {
         let new: Vec<String> =
             self.attached.iter().filter(|(_, one)| !one.taken_over).map(|(name, _)| name.clone()).collect();
         for name in new {
-            self.let_go(&name, engine).await?;
+            self.let_go(&name, netlink, engine).await?;
         }
         Ok(())
     }
 
     /// Lets go of what an earlier controller attached to interfaces that are gone or no longer asked for. Only
     /// once the start has succeeded: until then they may still be needed.
-    pub async fn let_go_of_others(&self, engine: &EngineThread<Bpf>) -> Result<(), EngineGone> {
+    pub async fn let_go_of_others(
+        &self,
+        netlink: &Netlink,
+        engine: &EngineThread<Bpf>,
+    ) -> Result<(), EngineGone> {
         let kept: BTreeSet<u32> = self.attached.values().map(|one| one.ifindex).collect();
+        for ifindex in self.marks.marked().unwrap_or_default() {
+            if !kept.contains(&ifindex)
+                && let Err(error) = self.marks.release(netlink, ifindex).await
+            {
+                tracing::warn!(ifindex, "cannot set allmulticast off: {error:#}");
+            }
+        }
         let let_go = move |engine: &mut Bpf| {
             let datapath = engine.datapath_mut();
             let attached = datapath.attached().map(|(ifindex, _)| ifindex);
@@ -125,8 +154,44 @@ impl Interfaces {
         self.failed.get(name).is_none_or(|it| it.ifindex != ifindex || it.again <= Instant::now())
     }
 
-    async fn let_go(&mut self, name: &str, engine: &EngineThread<Bpf>) -> Result<(), EngineGone> {
+    /// Sees to what is needed of the attached interfaces. A failure is told once: packets may come all the same.
+    async fn prepare(&mut self, netlink: &Netlink) {
+        for (name, one) in &mut self.attached {
+            if one.prepared == Some(self.needs) {
+                continue;
+            }
+            one.prepared = Some(self.needs);
+            if self.needs.ipv6_forwarding {
+                enable_ipv6_forwarding(name);
+            }
+            let done = if self.needs.all_multicast {
+                self.marks.listen(netlink, one.ifindex).await
+            } else {
+                self.marks.release(netlink, one.ifindex).await
+            };
+            let on = if self.needs.all_multicast { "on" } else { "off" };
+            match done {
+                Ok(true) => {
+                    tracing::info!(interface = %name, "set allmulticast {on}, for neighbour solicitations");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(interface = %name, "cannot set allmulticast {on}: {error:#}");
+                }
+            }
+        }
+    }
+
+    async fn let_go(
+        &mut self,
+        name: &str,
+        netlink: &Netlink,
+        engine: &EngineThread<Bpf>,
+    ) -> Result<(), EngineGone> {
         let Some(Attached { ifindex, .. }) = self.attached.remove(name) else { return Ok(()) };
+        if let Err(error) = self.marks.release(netlink, ifindex).await {
+            tracing::warn!(interface = %name, ifindex, "cannot set allmulticast off: {error:#}");
+        }
         if let Err(error) = engine.call(move |engine| engine.datapath_mut().detach(ifindex)).await? {
             tracing::warn!(interface = %name, ifindex, "cannot let go of its link: {error:#}");
         }
@@ -174,7 +239,8 @@ impl Interfaces {
                     tracing::warn!(interface = %name, "keeps its mode: `lb-control unload` before changing it");
                 }
                 self.failed.remove(name);
-                self.attached.insert(name.to_owned(), Attached { ifindex, mode, taken_over });
+                let attached = Attached { ifindex, mode, taken_over, prepared: None };
+                self.attached.insert(name.to_owned(), attached);
             }
             Err(error) => {
                 let error = explain(name, &error, other);
@@ -186,6 +252,18 @@ impl Interfaces {
             }
         }
         Ok(())
+    }
+}
+
+fn enable_ipv6_forwarding(name: &str) {
+    match host::ipv6::enable_forwarding(name) {
+        Ok(true) => tracing::info!(
+            interface = %name,
+            "enabled IPv6 forwarding: the kernel answers for routes only where it may forward; routes by advertisements \
+             stay"
+        ),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(interface = %name, %error, "cannot enable IPv6 forwarding"),
     }
 }
 

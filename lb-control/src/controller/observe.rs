@@ -20,7 +20,7 @@ use crate::{
     next_hops::Resolved,
     status::{
         BackendStatus, FlowTable, InterfaceStatus, NextHopStatus, Observe, Observed, ReasonCount,
-        ServiceStatus,
+        ServiceStatus, TranslationTable,
     },
 };
 
@@ -59,6 +59,7 @@ pub struct Reading {
     services: BTreeMap<String, ServiceStatus>,
     reasons: Vec<ReasonCount>,
     flow_table: FlowTable,
+    translation_table: TranslationTable,
 }
 
 impl Reading {
@@ -75,13 +76,19 @@ impl Reading {
             }
         }
         let counts = engine.reasons()?;
-        let reasons = Reason::ALL.iter().map(|reason| {
-            ReasonCount::new(*reason, counts.get(*reason as usize).copied().unwrap_or_default())
-        });
+        let count = |reason: Reason| counts.get(reason as usize).copied().unwrap_or_default();
+        let reasons = Reason::ALL.iter().map(|reason| ReasonCount::new(*reason, count(*reason)));
         let flows = engine.flows();
         let flow_table =
             FlowTable { capacity: flows.capacity, entries: flows.entries.into(), refused: flows.refused };
-        Ok(Self { services, reasons: reasons.collect(), flow_table })
+        let translations = engine.translations();
+        let translation_table = TranslationTable {
+            capacity: translations.capacity,
+            entries: translations.entries.into(),
+            refused: count(Reason::TranslationsFull),
+            ports_exhausted: count(Reason::PortsExhausted),
+        };
+        Ok(Self { services, reasons: reasons.collect(), flow_table, translation_table })
     }
 
     /// The observation that the API shows.
@@ -91,8 +98,16 @@ impl Reading {
         last_error: Option<String>,
         interfaces: Vec<InterfaceStatus>,
     ) -> Observed {
-        let Self { services, reasons, flow_table } = self;
-        Observed { installed_generation, last_error, interfaces, services, reasons, flow_table }
+        let Self { services, reasons, flow_table, translation_table } = self;
+        Observed {
+            installed_generation,
+            last_error,
+            interfaces,
+            services,
+            reasons,
+            flow_table,
+            translation_table,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     engine_thread::{EngineGone, EngineThread},
     host,
     interfaces::Interfaces,
+    needs::Needs,
     observe::{Observer, Reading, interface_names, service_names},
     target::target,
 };
@@ -154,6 +155,7 @@ impl Reconciler {
         let resolved = self.ways_for(&desired).await;
         let snapshot = self.snapshots.borrow().clone();
         let wanted = target(&desired, &self.packets, &resolved, &snapshot, host::unix_seconds());
+        self.interfaces.need(Needs::of(&wanted), &self.netlink).await;
         if self.progress.installed.as_ref() == Some(&wanted) {
             self.note_installed(desired.generation);
             return Ok(());
@@ -269,6 +271,12 @@ fn shortage(shortage: &Shortage) -> String {
         Shortage::Slots { address: key, slots } => format!(
             "no {slots} slots in a row are free for the table of {}: raise `limits.slots`",
             SocketAddr::new(address::from_map(key.address), key.port.number())
+        ),
+        Shortage::Ranges { address: key } => format!(
+            "more than {} services of several ports share {}: the one from port {} on is left out",
+            lb_common::Wide::RANGES,
+            address::from_map(key.address),
+            key.port.number()
         ),
         Shortage::Backends | Shortage::Services => shortage.to_string(),
     }

@@ -20,8 +20,10 @@ use super::{
     engine_thread::EngineThread,
     host,
     interfaces::{Interfaces, occupied},
+    multicast::Marks,
     observe::Observer,
     reconcile::{Progress, Reconciler},
+    target::target,
 };
 use crate::{
     api::{self, AppState, Listeners, Tokens},
@@ -35,7 +37,7 @@ use crate::{
     health,
     model::{Desired, Service},
     netlink::{Netlink, Snapshot},
-    next_hops::{self, NextHops},
+    next_hops::{self, NextHops, Resolved},
 };
 
 /// The API's socket in the runtime directory.
@@ -63,12 +65,13 @@ pub async fn run(config: Config, object: &'static [u8]) -> anyhow::Result<()> {
     host::pin_directory(&directories.pins)?;
     let _pins_lock = host::lock(&directories.pins, "pin directory")?;
 
-    let started = start(&config, object, desired.clone(), netlink).await;
+    let started = start(&config, object, desired.clone(), netlink.clone()).await;
     let (reconciler, listeners) = match started {
         Ok(started) => started,
         Err(error) => {
             if fresh {
                 // Nothing was there before: leave nothing.
+                let _ = Marks::new(&directories.pins).release_all(&netlink).await;
                 let _ = BpfDatapath::unload(&directories.pins);
             }
             return Err(error);
@@ -108,9 +111,18 @@ pub fn unload(pins: &Path) -> anyhow::Result<()> {
             pins.display()
         );
     }
+    release_multicast(&Marks::new(pins))?;
     BpfDatapath::unload(pins)?;
     println!("unloaded: the program and its tables are gone");
     Ok(())
+}
+
+fn release_multicast(marks: &Marks) -> anyhow::Result<()> {
+    if marks.marked()?.is_empty() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { marks.release_all(&Netlink::start().await?).await })
 }
 
 /// Whether nothing is pinned in a directory, by this program or another.
@@ -150,7 +162,7 @@ async fn start(
     desired: Arc<DesiredState>,
     netlink: Netlink,
 ) -> anyhow::Result<(Reconciler, Listeners)> {
-    let (options, capacities) = (options(config, object), config.capacities);
+    let (options, capacities) = (options(config, object, &desired.current()), config.capacities);
     let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities)).await?;
     desired.set_slots(slots);
     let pool = &config.packets.full_nat.addresses;
@@ -177,7 +189,11 @@ async fn start(
         engine,
         snapshots: netlink.watch(),
         netlink,
-        interfaces: Interfaces::new(config.interfaces.clone(), wanted_mode),
+        interfaces: Interfaces::new(
+            config.interfaces.clone(),
+            wanted_mode,
+            Marks::new(&config.directories.pins),
+        ),
         packets: config.packets.clone(),
         desired: desired.subscribe(),
         resolved: resolved_receiver,
@@ -195,22 +211,29 @@ async fn start(
     };
     match bound {
         Ok(listeners) => {
-            reconciler.interfaces.let_go_of_others(&reconciler.engine).await?;
+            reconciler.interfaces.let_go_of_others(&reconciler.netlink, &reconciler.engine).await?;
             Ok((reconciler, listeners))
         }
         Err(error) => {
-            reconciler.interfaces.take_back(&reconciler.engine).await?;
+            reconciler.interfaces.take_back(&reconciler.netlink, &reconciler.engine).await?;
             Err(error)
         }
     }
 }
 
-fn options(config: &Config, object: &'static [u8]) -> BpfOptions<'static> {
+/// The program is loaded for what is desired at the start, and again for what comes later.
+fn options(config: &Config, object: &'static [u8], desired: &Desired) -> BpfOptions<'static> {
+    let mut wanted = desired.clone();
+    for service in &config.services {
+        wanted.services.entry(service.name.clone()).or_insert_with(|| service.clone());
+    }
+    let (nowhere, nothing) = (Resolved::default(), Snapshot::default());
+    let target = target(&wanted, &config.packets, &nowhere, &nothing, host::unix_seconds());
     BpfOptions {
         object,
         pin_dir: config.directories.pins.clone(),
         log_level: config.log_level.number(),
-        features: lb_common::Features::ALL,
+        features: target.features(),
         max_entries: vec![
             (limits::maps::FLOWS, config.capacities.flows),
             (limits::maps::SLOTS, config.capacities.slots),

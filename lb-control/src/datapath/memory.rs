@@ -1,19 +1,22 @@
 //! Tables in plain memory, over which the shipped packet code runs: for tests and simulations.
 
+mod tables;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use anyhow::Result;
 use lb_common::{
     Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, HashKeys,
-    Interface, Mac, NextHop, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
-    VirtualAddress, Wide, WideKey, limits,
+    Interface, NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress,
+    Wide, WideKey, limits,
 };
 use lb_ebpf::{
     packet::Buffer,
     pipeline::{Verdict, process},
-    tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally},
 };
+
+pub use tables::Place;
 
 use super::{Capacity, Change, Contents, Datapath};
 
@@ -92,6 +95,21 @@ impl MemoryDatapath {
 impl Datapath for MemoryDatapath {
     fn apply(&mut self, change: &Change) -> Result<()> {
         match change {
+            Change::Enable(features) => self.features = *features,
+            Change::PutSettings(settings) => self.settings = *settings,
+            Change::PutPool(index, address) => self.pool[*index as usize] = *address,
+            Change::PutWide(key, bits, wide) => {
+                self.wide.insert((*key, *bits), *wide);
+            }
+            Change::DeleteWide(key, bits) => {
+                self.wide.remove(&(*key, *bits));
+            }
+            Change::PutQuicServer(key, id) => {
+                self.quic_servers.insert(*key, *id);
+            }
+            Change::DeleteQuicServer(key) => {
+                self.quic_servers.remove(key);
+            }
             Change::PutInterface(index, interface) => {
                 self.interfaces.insert(*index, *interface);
             }
@@ -140,6 +158,17 @@ impl Datapath for MemoryDatapath {
                     }
                 }
             }
+            Change::DeleteTranslations(flows) => {
+                let mut table = self.translations.borrow_mut();
+                for flow in flows {
+                    let directions = std::iter::once(&flow.first).chain(&flow.second);
+                    if directions.clone().all(|(key, seen)| table.get(key) == Some(seen)) {
+                        for (key, _) in directions {
+                            table.remove(key);
+                        }
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -159,11 +188,23 @@ impl Datapath for MemoryDatapath {
             interfaces: self.interfaces.iter().map(|(&index, &interface)| (index, interface)).collect(),
             locals: self.locals.clone(),
             virtual_addresses: self.virtual_addresses.iter().map(|(&a, &entry)| (a, entry)).collect(),
+            features: self.features,
+            settings: self.settings,
+            pool: (0..)
+                .zip(self.pool.iter().copied())
+                .filter(|(_, address)| *address != Address::default())
+                .collect(),
+            wide: self.wide.iter().map(|(&(key, bits), &wide)| (key, bits, wide)).collect(),
+            quic_servers: self.quic_servers.iter().map(|(&key, &id)| (key, id)).collect(),
         })
     }
 
     fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
         Ok(self.flows.borrow().iter().map(|(&key, &flow)| (key, flow)).collect())
+    }
+
+    fn translations(&self) -> Result<Vec<(FlowKey, Translation)>> {
+        Ok(self.translations.borrow().iter().map(|(&key, &translation)| (key, translation)).collect())
     }
 
     fn service_counters(&self, id: u32) -> Result<Counters> {
@@ -185,172 +226,6 @@ impl Datapath for MemoryDatapath {
     fn capacity(&self) -> Capacity {
         self.capacity
     }
-}
-
-/// One packet's view of the tables.
-impl Tables for MemoryDatapath {
-    type Place = Place;
-
-    fn launder(&self, word: u64) -> u64 {
-        word
-    }
-
-    fn features(&self) -> Features {
-        self.features
-    }
-
-    fn ingress_ifindex(&self) -> u32 {
-        1
-    }
-
-    fn now_seconds(&self) -> u32 {
-        self.now_seconds.get()
-    }
-
-    fn random(&self) -> u32 {
-        let random = self.random.get();
-        self.random.set(random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
-        random
-    }
-
-    fn settings(&self) -> Option<&Settings> {
-        Some(&self.settings)
-    }
-
-    fn wide(&self, protocol: Protocol, address: &Address) -> Option<&Wide> {
-        (0..=128).rev().find_map(|bits| {
-            let network = address.network(bits);
-            self.wide.get(&(WideKey::new(protocol as u8, network), bits))
-        })
-    }
-
-    fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.services.get(key)
-    }
-
-    fn slot(&self, index: u32) -> Option<Slot> {
-        self.slots.get(index as usize).copied()
-    }
-
-    fn backend(&self, id: BackendId) -> Option<&Backend> {
-        self.backends.get(id.0 as usize)
-    }
-
-    fn reply(&self, source: &ServiceKey) -> Option<&Reply> {
-        self.replies.get(source)
-    }
-
-    fn is_local(&self, address: &Address) -> bool {
-        self.locals.contains(address)
-    }
-
-    fn virtual_address(&self, address: &Address) -> Option<VirtualAddress> {
-        self.virtual_addresses.get(address).copied()
-    }
-
-    fn interface(&self, index: u16) -> Option<Interface> {
-        self.interfaces.get(&index).copied()
-    }
-
-    fn flow(&self, key: &FlowKey) -> Option<(Flow, Place)> {
-        self.flows.borrow().get(key).map(|&flow| (flow, Place::Flow(*key)))
-    }
-
-    fn remember(&self, key: &FlowKey, flow: Flow) -> std::result::Result<(), Refused> {
-        let mut flows = self.flows.borrow_mut();
-        if flows.len() >= self.capacity.flows as usize && !flows.contains_key(key) {
-            return Err(Refused);
-        }
-        flows.insert(*key, flow);
-        Ok(())
-    }
-
-    fn refresh(&self, place: Place, flow: Flow) {
-        match place {
-            Place::Flow(key) => {
-                if let Some(known) = self.flows.borrow_mut().get_mut(&key) {
-                    *known = flow;
-                }
-            }
-            Place::Translation(key) => {
-                if let Some(known) = self.translations.borrow_mut().get_mut(&key) {
-                    known.flow = flow;
-                }
-            }
-        }
-    }
-
-    fn translation(&self, key: &FlowKey) -> Option<(Translation, Place)> {
-        self.translations.borrow().get(key).map(|&translation| (translation, Place::Translation(*key)))
-    }
-
-    fn add_translation(&self, key: &FlowKey, translation: &Translation) -> std::result::Result<(), NotAdded> {
-        let mut translations = self.translations.borrow_mut();
-        if translations.contains_key(key) {
-            return Err(NotAdded::Taken);
-        }
-        if translations.len() >= self.capacity.translations as usize {
-            return Err(NotAdded::Full);
-        }
-        translations.insert(*key, *translation);
-        Ok(())
-    }
-
-    fn remove_translation(&self, key: &FlowKey) {
-        self.translations.borrow_mut().remove(key);
-    }
-
-    fn pool_address(&self, index: u32) -> Option<Address> {
-        self.pool.get(index as usize).copied()
-    }
-
-    fn fragment_way(&self, key: &FragmentKey) -> Option<FragmentWay> {
-        self.fragments.borrow().get(key).copied()
-    }
-
-    fn remember_fragment(&self, key: &FragmentKey, way: &FragmentWay) {
-        self.fragments.borrow_mut().insert(*key, *way);
-    }
-
-    fn quic_server(&self, key: &QuicKey) -> Option<BackendId> {
-        self.quic_servers.get(key).copied()
-    }
-
-    fn may_answer(&self) -> bool {
-        let (second, sent) = self.answers.get();
-        let sent = if second == self.now_seconds.get() { sent + 1 } else { 1 };
-        self.answers.set((self.now_seconds.get(), sent));
-        sent <= self.settings.answers_per_second
-    }
-
-    /// There are no routes in memory: backends have next hops, and clients are neighbours of all.
-    fn route(&self, _: &RouteQuery) -> Route {
-        Route::Found {
-            ifindex: 1,
-            source: Mac::new([2, 0, 0, 0, 0, 1]),
-            destination: Mac::new([2, 0, 0, 0, 0, 2]),
-        }
-    }
-
-    fn count(&self, service: u32, backend: BackendId, tally: Tally) {
-        let add = |counters: &mut Counters| {
-            counters.packets += 1;
-            counters.bytes += tally.bytes;
-            counters.new_flows += tally.new_flow as u64;
-            counters.refused_flows += tally.refused as u64;
-        };
-        add(self.service_counters.borrow_mut().entry(service).or_default());
-        add(self.backend_counters.borrow_mut().entry(backend).or_default());
-    }
-}
-
-/// Where a flow stands.
-#[derive(Clone, Copy)]
-pub enum Place {
-    /// Among the remembered flows.
-    Flow(FlowKey),
-    /// Among the translated ones.
-    Translation(FlowKey),
 }
 
 impl MemoryDatapath {

@@ -39,6 +39,8 @@ pub struct Link {
     pub up: bool,
     /// With a carrier.
     pub running: bool,
+    /// Told by somebody to take every multicast frame.
+    pub all_multicast: bool,
     /// The XDP program on it.
     pub xdp: Option<AttachedXdp>,
 }
@@ -156,6 +158,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Running),
+        all_multicast: message.header.flags.contains(LinkFlags::Allmulti),
         xdp: None,
     };
     for attribute in &message.attributes {
@@ -261,8 +264,9 @@ mod tests {
         assert!(!snapshot.apply(&new), "the same message changes nothing");
         assert_eq!(snapshot.link_by_name("eth0").map(|(index, link)| (index, link.mtu)), Some((3, 1500)));
         let before = snapshot.routes_version;
-        let down = link_message(3, LinkFlags::empty(), AddressFamily::Unspec);
+        let down = link_message(3, LinkFlags::Allmulti, AddressFamily::Unspec);
         assert!(snapshot.apply(&RouteNetlinkMessage::NewLink(down)));
+        assert!(snapshot.links[&3].all_multicast);
         assert!(snapshot.routes_version > before, "routes of a link that goes down are gone");
 
         let entry = neighbour_message(NeighbourState::Reachable, Some([2, 0, 0, 0, 0, 9]));

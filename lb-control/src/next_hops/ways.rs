@@ -312,7 +312,7 @@ mod tests {
 
     fn link(name: &str) -> Link {
         let mac = Some(Mac::new([2, 0, 0, 0, 0, 1]));
-        Link { name: name.into(), mac, mtu: 1500, up: true, running: true, xdp: None }
+        Link { name: name.into(), mac, mtu: 1500, up: true, running: true, all_multicast: false, xdp: None }
     }
 
     fn world() -> (NextHops, Snapshot) {

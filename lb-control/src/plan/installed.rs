@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    Address, Backend, BackendId, BackendState, Interface, NextHop, Port, Reply, Service, ServiceKey, Slot,
-    VirtualAddress,
+    Address, Backend, BackendId, BackendState, Features, Interface, NextHop, Port, QuicKey, Reply, Service,
+    ServiceKey, Settings, Slot, VirtualAddress, Wide, WideKey,
 };
 
 use crate::{
@@ -29,6 +29,16 @@ pub struct Installed {
     pub locals: BTreeSet<Address>,
     /// Virtual addresses.
     pub virtual_addresses: BTreeMap<Address, VirtualAddress>,
+    /// What the program does.
+    pub features: Features,
+    /// Settings of the program as a whole.
+    pub settings: Settings,
+    /// Addresses of `full-nat` by index.
+    pub pool: BTreeMap<u32, Address>,
+    /// Services of several ports or addresses, by network and the bits of its prefix.
+    pub wide: BTreeMap<(WideKey, u8), Wide>,
+    /// Backends by the server ids of their services.
+    pub quic_servers: BTreeMap<QuicKey, BackendId>,
     /// What is free of the slot array.
     pub regions: Regions,
     keys_by_id: BTreeMap<u32, ServiceKey>,
@@ -69,6 +79,11 @@ impl Installed {
             interfaces: contents.interfaces.into_iter().collect(),
             locals: contents.locals.into_iter().collect(),
             virtual_addresses: contents.virtual_addresses.into_iter().collect(),
+            features: contents.features,
+            settings: contents.settings,
+            pool: contents.pool.into_iter().collect(),
+            wide: contents.wide.into_iter().map(|(key, bits, wide)| ((key, bits), wide)).collect(),
+            quic_servers: contents.quic_servers.into_iter().collect(),
             regions: Regions::new(capacity.slots),
             keys_by_id: BTreeMap::new(),
             capacity,
@@ -95,6 +110,26 @@ impl Installed {
     /// Takes a change into the picture.
     pub fn record(&mut self, change: &Change, now_seconds: u32) {
         match change {
+            Change::Enable(features) => self.features = *features,
+            Change::PutSettings(settings) => self.settings = *settings,
+            Change::PutPool(index, address) if *address == Address::default() => {
+                self.pool.remove(index);
+            }
+            Change::PutPool(index, address) => {
+                self.pool.insert(*index, *address);
+            }
+            Change::PutWide(key, bits, wide) => {
+                self.wide.insert((*key, *bits), *wide);
+            }
+            Change::DeleteWide(key, bits) => {
+                self.wide.remove(&(*key, *bits));
+            }
+            Change::PutQuicServer(key, id) => {
+                self.quic_servers.insert(*key, *id);
+            }
+            Change::DeleteQuicServer(key) => {
+                self.quic_servers.remove(key);
+            }
             Change::PutInterface(index, interface) => {
                 self.interfaces.insert(*index, *interface);
             }
@@ -146,7 +181,7 @@ impl Installed {
             Change::DeleteVirtualAddress(address) => {
                 self.virtual_addresses.remove(address);
             }
-            Change::DeleteFlows(_) => {}
+            Change::DeleteFlows(_) | Change::DeleteTranslations(_) => {}
         }
     }
 
@@ -182,6 +217,12 @@ impl Installed {
         self.backends
             .get(&id)
             .is_some_and(|backend| BackendState::from_word(backend.state) != BackendState::Down)
+    }
+
+    /// The service that a number is given to.
+    pub fn service_of(&self, number: u32) -> Option<(ServiceKey, &InstalledService)> {
+        let key = self.keys_by_id.get(&number)?;
+        Some((*key, self.services.get(key)?))
     }
 
     /// How large the tables are.

@@ -115,9 +115,14 @@ impl Pins {
         Ok(Existing::All(sizes))
     }
 
+    /// Where a controller may make directories, which [`Self::remove`] removes.
+    pub fn marks(pin_dir: &Path) -> PathBuf {
+        pin_dir.join(format!("v{LAYOUT_VERSION}"))
+    }
+
     /// Removes everything of this layout, and `pin_dir` where that leaves it empty; links that are unpinned detach.
     pub fn remove(pin_dir: &Path) -> Result<()> {
-        let root = pin_dir.join(format!("v{LAYOUT_VERSION}"));
+        let root = Self::marks(pin_dir);
         fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
         // It may be the mount point of a bpffs, or hold what is not ours.
         let _ = fs::remove_dir(pin_dir);

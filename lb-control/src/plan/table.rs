@@ -1,0 +1,106 @@
+//! A service's slots and where they stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{BackendId, BackendState, Mode, Service, ServiceKey, Slot};
+
+use super::{BuiltFor, Planner, Shortage};
+use crate::{
+    datapath::Change,
+    maglev::{self, Candidate},
+    settle,
+    target::{TargetBackend, TargetService},
+};
+
+impl Planner<'_> {
+    /// Builds the table where its backends changed, and points the service at it.
+    pub fn table(
+        &mut self,
+        target: &TargetService,
+        service_id: u32,
+        is_new: bool,
+        wanted: &BTreeMap<BackendId, &TargetBackend>,
+    ) -> Result<(), Shortage> {
+        let candidates: Vec<Candidate> = wanted
+            .iter()
+            .filter(|(_, backend)| backend.state == BackendState::Up && backend.weight > 0)
+            .map(|(&id, backend)| Candidate {
+                id,
+                identity: maglev::identity(backend.address, backend.port),
+                weight: backend.weight,
+            })
+            .collect();
+        let serving: BTreeSet<BackendId> = wanted
+            .iter()
+            .filter(|(_, backend)| backend.state != BackendState::Down)
+            .map(|(&id, _)| id)
+            .collect();
+        let built = BuiltFor { candidates, serving, wanted: wanted.keys().copied().collect() };
+        let weighty = wanted.values().filter(|backend| backend.weight > 0).count();
+        let suitable = maglev::slots_for(weighty);
+
+        let (region, old_slots) = match self.installed.services.get(&target.key) {
+            Some(service) => {
+                let unchanged = service.built.as_ref() == Some(&built) && suitable <= service.entry.slots();
+                if unchanged
+                    && self.entry(target, service_id, service.entry.slots_start, service.entry.slots())
+                        == service.entry
+                {
+                    return Ok(());
+                }
+                (Some((service.entry.slots_start, service.entry.slots())), service.slots.clone())
+            }
+            None => (None, Vec::new()),
+        };
+        let (start, slots, shortage) = self.region(target.key, region, suitable)?;
+        let owners = maglev::build(&built.candidates, slots);
+        // Flows of `full-nat` are remembered by their translations: slots have nothing to wait for.
+        let new_slots = if is_new || target.settings.mode == Mode::FullNat {
+            owners.iter().map(|&owner| Slot::settled(owner)).collect()
+        } else {
+            settle::change_owners(&old_slots, &owners, |id| built.serving.contains(&id), self.now_seconds)
+        };
+        let moved = |(index, slot): &(usize, &Slot)| {
+            old_slots[index * old_slots.len() / new_slots.len()].current() != slot.current()
+        };
+        if !is_new {
+            self.plan.slots_moved += new_slots.iter().enumerate().filter(moved).count();
+        }
+        if is_new || region.is_some_and(|(old_start, _)| old_start != start) || new_slots != old_slots {
+            self.change(Change::WriteSlots(start, new_slots.clone()));
+        }
+        let entry = self.entry(target, service_id, start, slots);
+        if self.installed.services.get(&target.key).map(|service| service.entry) != Some(entry) {
+            self.change(Change::PutService(target.key, entry));
+        }
+        self.installed.note_table(target.key, new_slots, built);
+        shortage.map_or(Ok(()), Err)
+    }
+
+    /// Where a table of at least `suitable` slots stands. One that finds no room to grow stays as large as it
+    /// is, and the shortage is told: a smaller table is less even, but a table that is not kept sends packets
+    /// to the dead.
+    fn region(
+        &mut self,
+        address: ServiceKey,
+        old: Option<(u32, u32)>,
+        suitable: u32,
+    ) -> Result<(u32, u32, Option<Shortage>), Shortage> {
+        let shortage = Shortage::Slots { address, slots: suitable };
+        match old {
+            Some((start, slots)) if slots >= suitable => Ok((start, slots, None)),
+            Some((start, slots)) => Ok(match self.installed.regions.allocate(suitable, self.now_seconds) {
+                Some(grown) => (grown, suitable, None),
+                None => (start, slots, Some(shortage)),
+            }),
+            None => {
+                let start = self.installed.regions.allocate(suitable, self.now_seconds).ok_or(shortage)?;
+                Ok((start, suitable, None))
+            }
+        }
+    }
+
+    fn entry(&self, target: &TargetService, id: u32, start: u32, slots: u32) -> Service {
+        Service::new(id, start, slots, target.settings)
+    }
+}
