@@ -4,6 +4,7 @@
 //! need would go stale and be collected: this task asks in their stead. The decisions are pure and stand in
 //! [`ways`]; this file asks the kernel what they want to know.
 
+mod indexes;
 pub mod ways;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};

@@ -61,10 +61,14 @@ fn host_bits(network: Network) -> u32 {
     u32::MAX.checked_shr(32 - hosts).unwrap_or(0).to_be()
 }
 
-/// The host's own addresses that a backend could answer to; no more than the map takes.
+/// The host's own addresses that a backend could answer to, which is reached by others than link-local ones; no more
+/// than the map takes.
 fn locals(snapshot: &Snapshot) -> Vec<Address> {
     let mut addresses: Vec<IpAddr> = snapshot.addresses.iter().map(|(_, address)| *address).collect();
-    addresses.retain(|address| !address.is_loopback());
+    addresses.retain(|address| match address {
+        IpAddr::V4(v4) => !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    });
     addresses.sort_unstable();
     addresses.dedup();
     if addresses.len() > LOCALS as usize {
@@ -82,14 +86,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_addresses_are_told_once_and_without_the_loopback() {
+    fn own_addresses_are_told_once_and_without_those_of_one_link() {
         let mut snapshot = Snapshot::default();
-        for (interface, address) in [(1, [127, 0, 0, 1]), (3, [10, 0, 0, 1]), (4, [10, 0, 0, 1])] {
-            snapshot.addresses.insert((interface, address.into()));
+        let addresses = [
+            (1, "127.0.0.1"),
+            (1, "::1"),
+            (3, "10.0.0.1"),
+            (3, "fe80::1"),
+            (3, "2001:db8::1"),
+            (4, "10.0.0.1"),
+        ];
+        for (interface, address) in addresses {
+            snapshot.addresses.insert((interface, address.parse().expect("an address")));
         }
         let packets = Packets::default();
         let target = target(&Desired::default(), &packets, &Resolved::default(), &snapshot, 0);
-        assert_eq!(target.locals, [Address::from_ipv4([10, 0, 0, 1])]);
+        let locals: Vec<String> =
+            target.locals.iter().map(|local| address::from_map(*local).to_string()).collect();
+        assert_eq!(locals, ["10.0.0.1", "2001:db8::1"]);
         assert!(target.pool.is_empty());
     }
 

@@ -79,7 +79,11 @@ mod tests {
 
     /// A server on the loopback that answers one connection with `answer`.
     fn server(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<String>) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+        server_at("127.0.0.1", answer)
+    }
+
+    fn server_at(address: &str, answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<String>) {
+        let listener = std::net::TcpListener::bind((address, 0)).expect("the loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("the check connects");
@@ -115,6 +119,15 @@ mod tests {
             assert!(request.starts_with("get /health?full=1 http/1.1\r\n"), "{request}");
             assert!(request.contains("\r\nhost: shop\r\n"), "{request}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_ipv6_server_is_named_in_brackets() {
+        let (address, thread) = server_at("::1", "HTTP/1.1 200 OK\r\n\r\n");
+        let probe = Probe::Http { path: "/".into(), host: None, status: (200, 299) };
+        check(&probe, address, LIMIT).await.expect("it is well");
+        let request = thread.join().expect("the server does not panic").to_ascii_lowercase();
+        assert!(request.contains(&format!("\r\nhost: [::1]:{}\r\n", address.port())), "{request}");
     }
 
     #[tokio::test]

@@ -1,14 +1,15 @@
 //! What is known of the way to each backend, what to ask next, and what follows. Pure; time is an argument.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     time::Duration,
 };
 
-use lb_common::{Interface, Mac, NextHop, limits::INTERFACES};
+use lb_common::{Interface, Mac, NextHop};
 
+use super::indexes::Indexes;
 use crate::netlink::{Certainty, Route, RouteAnswer, Snapshot};
 
 /// An unconfirmed neighbour is asked again this often; the kernel takes 5 s to probe one.
@@ -206,9 +207,9 @@ impl NextHops {
         let link = snapshot.links.get(&route.ifindex).filter(|link| link.up && link.running);
         let link = link.ok_or(Unresolved::InterfaceDown)?;
         link.mac.ok_or(Unresolved::NotEthernet)?;
-        let interface = self.indexes.of.get(&route.ifindex).ok_or(Unresolved::TooManyInterfaces)?;
+        let interface = self.indexes.known(route.ifindex).ok_or(Unresolved::TooManyInterfaces)?;
         match self.macs.get(&route) {
-            Some(mac) => Ok(NextHop { mac: *mac, interface: *interface }),
+            Some(mac) => Ok(NextHop { mac: *mac, interface }),
             None if certainty(snapshot, route) == Some(Certainty::Failed) => Err(Unresolved::NoAnswer),
             // Asked again after a failure: it has not answered until it does.
             None if self.neighbours.get(&route).is_some_and(|asked| asked.failures > 1) => {
@@ -253,51 +254,6 @@ impl Asked {
                 true
             }
         }
-    }
-}
-
-/// Indexes in `INTERFACES`. A freed index goes to the end of the queue: it is given away again only after
-/// every other one, long after the last next hop that named it was replaced.
-#[derive(Debug)]
-struct Indexes {
-    of: BTreeMap<u32, u16>,
-    free: VecDeque<u16>,
-}
-
-impl Default for Indexes {
-    fn default() -> Self {
-        Self { of: BTreeMap::new(), free: (0..INTERFACES as u16).collect() }
-    }
-}
-
-impl Indexes {
-    fn adopt(&mut self, index: u16, ifindex: u32) {
-        if let Some(at) = self.free.iter().position(|free| *free == index)
-            && !self.of.contains_key(&ifindex)
-        {
-            self.free.remove(at);
-            self.of.insert(ifindex, index);
-        }
-    }
-
-    fn keep_only(&mut self, used: &BTreeSet<u32>) {
-        let Self { of, free } = self;
-        of.retain(|ifindex, index| {
-            let keep = used.contains(ifindex);
-            if !keep {
-                free.push_back(*index);
-            }
-            keep
-        });
-    }
-
-    fn index(&mut self, ifindex: u32) -> Option<u16> {
-        if let Some(index) = self.of.get(&ifindex) {
-            return Some(*index);
-        }
-        let index = self.free.pop_front()?;
-        self.of.insert(ifindex, index);
-        Some(index)
     }
 }
 
@@ -395,6 +351,24 @@ mod tests {
             next_hops.answer(BACKEND, 1, answer);
             assert_eq!(next_hops.resolved(&snapshot).ways[&BACKEND], Err(expected));
         }
+    }
+
+    #[test]
+    fn an_ipv6_backend_is_reached_by_a_link_local_gateway() {
+        let (backend, gateway) = ("2001:db8::2", "fe80::1");
+        let [backend, gateway]: [IpAddr; 2] =
+            [backend, gateway].map(|text| text.parse().expect("an address"));
+        let (mut next_hops, mut snapshot) = world();
+        next_hops.want(&BTreeSet::from([backend]));
+        let route = Route { ifindex: 7, neighbour: gateway };
+        next_hops.answer(backend, 1, RouteAnswer::Via(route));
+        assert_eq!(next_hops.questions(&snapshot, seconds(1)), [Question::Neighbour(route)]);
+        // The same link-local address is another neighbour on another interface.
+        let neighbour = |mac| Neighbour { mac: Some(mac), certainty: Certainty::Confirmed };
+        snapshot.neighbours.insert((3, gateway), neighbour(Mac::new([2, 0, 0, 0, 0, 3])));
+        assert_eq!(next_hops.resolved(&snapshot).ways[&backend], Err(Unresolved::Asking));
+        snapshot.neighbours.insert((7, gateway), neighbour(MAC));
+        assert_eq!(next_hops.resolved(&snapshot).ways[&backend], Ok(NextHop { mac: MAC, interface: 1 }));
     }
 
     #[test]
