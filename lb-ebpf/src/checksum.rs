@@ -21,6 +21,27 @@ impl Difference {
         Self(self.0 + !old as u64 + new as u64)
     }
 
+    /// Adds a 32-bit word that was not there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus32(self, new: u32) -> Self {
+        Self(self.0 + new as u64)
+    }
+
+    /// Adds a 16-bit word that was not there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus16(self, new: u16) -> Self {
+        Self(self.0 + new as u64)
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum over `words`, among which it counts as zero.
     #[inline(always)]
     pub fn full<const N: usize>(words: &[u32; N]) -> u16 {

@@ -4,7 +4,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod transport;
 
-use lb_common::{Address, Features};
+use lb_common::{Address, Features, FlowKey, Port};
 
 pub use self::transport::{Event, Transport};
 use crate::{
@@ -173,6 +173,21 @@ impl Ip {
     #[inline(always)]
     pub const fn l4(&self) -> usize {
         (self.shape.0 >> L4_SHIFT) as usize & L4_MAX
+    }
+
+    /// The tuple of its sender; `ports` is one native word over both.
+    #[inline(always)]
+    pub(crate) const fn tuple(&self, ports: u32) -> FlowKey {
+        let [source_high, source_low, destination_high, destination_low] = ports.to_ne_bytes();
+        FlowKey {
+            client: self.source,
+            vip: self.destination,
+            client_port: Port::from_word(u16::from_ne_bytes([source_high, source_low])),
+            vip_port: Port::from_word(u16::from_ne_bytes([destination_high, destination_low])),
+            protocol: self.protocol(),
+            // Not `[0; 3]`, which becomes a call of memset for every packet.
+            reserved: [0, 0, 0],
+        }
     }
 
     /// Hops that the packet may still take.

@@ -148,14 +148,16 @@ pub fn uncommon<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ve
 /// Packets that are answered here, or that are about others.
 #[inline(always)]
 pub fn control<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
-        Parsed::Icmp(ip) => icmp::receive(packet, tables, &ip),
-        Parsed::Arp(offset) => neighbour::answer_arp(packet, tables, offset),
-        Parsed::Transport(transport) => icmp::answer::about(packet, tables, &transport),
+    let (ip, mut tuple) = match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Icmp(ip) => (ip, ip.tuple(0)),
+        Parsed::Transport(transport) => (transport.ip, transport.tuple),
+        Parsed::Arp(offset) => return neighbour::answer_arp(packet, tables, offset),
         Parsed::LaterFragment(_) | Parsed::Extended | Parsed::Unbalanceable(..) | Parsed::Other => {
-            Verdict::stay(Reason::TableInconsistent)
+            return Verdict::stay(Reason::TableInconsistent);
         }
-    }
+    };
+    // One call, or most of it would stand in the program twice.
+    icmp::receive(packet, tables, &ip, &mut tuple)
 }
 
 /// Packets of `full-nat`: a client's, or a backend's to the pool; also their first fragments.

@@ -20,7 +20,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 /// RFC 8200 lists six in its recommended order; more are taken for an attack.
-const EXTENSIONS_MAX: usize = 6;
+const EXTENSIONS_MAX: u64 = 6;
 
 /// Reads the header at `l3` and, if `EXTENSIONS`, what extends it.
 #[inline(always)]
@@ -43,7 +43,7 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
     if version != 6 || !has(packet, l3 + length as usize) {
         return Header::Not(destination, Obstacle::Malformed);
     }
-    let mut chain = Chain { next_header, l4: l3 + LEN, part: Part::Whole, identification: 0 };
+    let mut chain = Chain::new(next_header, l3 + LEN);
     if is_extension(next_header) {
         if !EXTENSIONS {
             return Header::Extended;
@@ -63,28 +63,37 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
 }
 
 #[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
+pub(crate) const fn is_extension(next_header: u8) -> bool {
     matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 /// How far a walk over extension headers has come.
-struct Chain {
-    next_header: u8,
-    l4: usize,
-    part: Part,
-    identification: u32,
+pub(crate) struct Chain {
+    /// Of the header that the walk stands at.
+    pub(crate) next_header: u8,
+    /// Its offset.
+    pub(crate) l4: usize,
+    pub(crate) part: Part,
+    pub(crate) identification: u32,
 }
 
 impl Chain {
+    /// Before the first step: the header after the fixed one.
+    #[inline(always)]
+    pub(crate) const fn new(next_header: u8, l4: usize) -> Self {
+        Self { next_header, l4, part: Part::Whole, identification: 0 }
+    }
+
     /// Walks up to the upper layer or a later fragment; the packet ends at `end`.
     #[inline(always)]
-    fn walk<P: Packet + ?Sized>(
+    pub(crate) fn walk<P: Packet + ?Sized>(
         &mut self,
         packet: &P,
         end: usize,
         launder: &impl Fn(u64) -> u64,
     ) -> Result<(), Obstacle> {
-        for _ in 0..EXTENSIONS_MAX {
+        // As if it were unknown, or the compiler would write the walk out six times.
+        for _ in 0..launder(EXTENSIONS_MAX) & 15 {
             // Or every length of every header would be another state to the verifier.
             self.l4 = launder(self.l4 as u64) as usize & L4_MAX;
             let first = packet.load::<[u32; 2]>(self.l4).filter(|_| self.l4 + 8 <= end);

@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 
-use lb_common::{FlowKey, Port, Protocol};
+use lb_common::{FlowKey, Protocol};
 use network_types::{tcp::TcpHdr, udp::UdpHdr};
 
 use super::{FLAGS_SHIFT, Ip, Part};
@@ -47,19 +47,7 @@ pub struct Transport {
 impl Transport {
     #[inline(always)]
     pub(super) const fn new(ip: Ip, ports: u32) -> Self {
-        let [source_high, source_low, destination_high, destination_low] = ports.to_ne_bytes();
-        Self {
-            tuple: FlowKey {
-                client: ip.source,
-                vip: ip.destination,
-                client_port: Port::from_word(u16::from_ne_bytes([source_high, source_low])),
-                vip_port: Port::from_word(u16::from_ne_bytes([destination_high, destination_low])),
-                protocol: ip.protocol(),
-                // Not `[0; 3]`, which becomes a call of memset for every packet.
-                reserved: [0, 0, 0],
-            },
-            ip,
-        }
+        Self { tuple: ip.tuple(ports), ip }
     }
 
     /// TCP or UDP.
