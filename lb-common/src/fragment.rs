@@ -1,6 +1,6 @@
 //! Where the first fragment of a packet went, so that the others follow.
 
-use crate::Address;
+use crate::{Address, BackendId, Mode};
 
 /// What the fragments of one packet share (RFC 791, 3.2; RFC 8200, 4.5).
 #[repr(C)]
@@ -12,7 +12,8 @@ pub struct FragmentKey {
     pub destination: Address,
     /// The identification: the 16 bits of IPv4 or the 32 of IPv6, as one native word over the packet's bytes.
     pub identification: u32,
-    /// IP protocol number; for IPv6 that of the first fragment's upper layer, which later ones repeat.
+    /// IPv4: the protocol number. IPv6: zero; there the identification is unique for two addresses, and what the fragment
+    /// header names may be another extension header.
     pub protocol: u8,
     /// Zero.
     pub reserved: [u8; 3],
@@ -22,18 +23,56 @@ pub struct FragmentKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FragmentWay {
-    /// What the source becomes; unchanged where equal.
+    /// `full-nat` and replies: what the source becomes.
     pub source: Address,
-    /// What the destination becomes; unchanged where equal.
+    /// `full-nat` and replies: what the destination becomes.
     pub destination: Address,
-    /// The backend that they go to or come from.
+    /// The hash of the flow: what tunnels spread by.
+    pub hash: u64,
+    /// The backend that they go to; [`BackendId::NONE`] for those that come from one.
     pub backend: u32,
     /// The number of its service.
     pub service: u32,
     /// The second of the monotonic clock in which the first fragment was seen.
     pub seen: u32,
-    /// 1: from a backend to a client.
-    pub is_reply: u32,
+    /// The service's mode.
+    mode: u32,
 }
 
-const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentWay>() == 48);
+impl FragmentWay {
+    /// To `backend`, whose address is all that may be written; `hash` is the flow's.
+    #[inline(always)]
+    pub const fn to_backend(backend: BackendId, mode: Mode, service: u32, hash: u64, seen: u32) -> Self {
+        let unused = Address::from_words([0, 0, 0, 0]);
+        Self {
+            source: unused,
+            destination: unused,
+            hash,
+            backend: backend.0,
+            service,
+            seen,
+            mode: mode.byte() as u32,
+        }
+    }
+
+    /// To `backend` in `full-nat`, or from one to a client ([`BackendId::NONE`]); both addresses are written.
+    #[inline(always)]
+    pub const fn rewritten(ends: (Address, Address), backend: BackendId, service: u32, seen: u32) -> Self {
+        let (source, destination) = ends;
+        Self { source, destination, ..Self::to_backend(backend, Mode::FullNat, service, 0, seen) }
+    }
+
+    /// The service's mode.
+    #[inline(always)]
+    pub const fn mode(&self) -> Mode {
+        Mode::from_byte(self.mode as u8)
+    }
+
+    /// Whether they go from a backend to a client.
+    #[inline(always)]
+    pub const fn is_reply(&self) -> bool {
+        self.backend == BackendId::NONE.0
+    }
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentWay>() == 56);

@@ -23,7 +23,7 @@ pub const LOCALS: u32 = 1_024;
 
 /// Translated flows of `full-nat`, two entries each. Key 40, value 64, 64 of the kernel's: 168 bytes, 84 MiB.
 pub const TRANSLATIONS: u32 = 524_288;
-/// Packets of which a first fragment was seen lately; the oldest makes room. Key 40, value 48: 11 MiB.
+/// Packets of which a first fragment was seen lately; the oldest makes room. Key 40, value 56, 80 of the kernel's: 11 MiB.
 pub const FRAGMENTS: u32 = 65_536;
 /// Networks of wide services.
 pub const WIDE: u32 = 4_096;
@@ -32,7 +32,7 @@ pub const QUIC_SERVERS: u32 = BACKENDS;
 /// Addresses of one family in the pool of `full-nat`; a power of two.
 pub const POOL_ADDRESSES: u32 = 16;
 /// Programs after the first.
-pub const PROGRAMS: u32 = 4;
+pub const PROGRAMS: u32 = 5;
 
 /// Networks of outer sources that a backend takes packets from; the tunnel sources of so many balancers.
 pub const DECAP_SOURCES: u32 = 16;

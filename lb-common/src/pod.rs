@@ -18,6 +18,6 @@ macro_rules! pods {
 
 pods! {
     Address = 16, Answers = 8, Backend = 64, Counters = 32, Features = 4, Flow = 16, FlowKey = 40, FragmentKey = 40,
-    FragmentWay = 48, Interface = 16, QuicKey = 16, Reply = 32, Service = 24, ServiceKey = 20, Settings = 72,
+    FragmentWay = 56, Interface = 16, QuicKey = 16, Reply = 32, Service = 24, ServiceKey = 20, Settings = 72,
     Translation = 64, VirtualAddress = 16, Wide = 52, WideKey = 20,
 }

@@ -55,7 +55,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    const fn byte(self) -> u8 {
+    pub(crate) const fn byte(self) -> u8 {
         match self {
             Self::Nat => 0,
             Self::DsrL2 => 1,
@@ -66,7 +66,7 @@ impl Mode {
     }
 
     #[inline(always)]
-    const fn from_byte(byte: u8) -> Self {
+    pub(crate) const fn from_byte(byte: u8) -> Self {
         match byte {
             0 => Self::Nat,
             1 => Self::DsrL2,

@@ -8,7 +8,7 @@ use lb_common::{Address, Backend, BackendId, Features, Mac, Mode, NextHop, Reaso
 
 use self::rewrite::{End, Rewrite};
 use crate::{
-    fragment, link,
+    link,
     packet::Packet,
     parse::{Ip, Transport},
     pipeline::{Egress, Stage, Verdict},
@@ -18,7 +18,7 @@ use crate::{
 
 /// Sends a client's packet to the chosen backend and counts it; `hash` is the flow's.
 #[inline(always)]
-pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+pub fn to_backend<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
@@ -38,7 +38,7 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     let features = tables.features();
     let ip = &transport.ip;
     let verdict = match service.mode() {
-        Mode::Nat => to_nat::<P, T, FRAGMENT>(packet, tables, transport, service, choice.backend, backend),
+        Mode::Nat => to_nat(packet, tables, transport, backend),
         Mode::DsrL2 => to_neighbour(packet, tables, &transport.ip, backend),
         Mode::DsrIpip | Mode::DsrGue if features.contains(Features::TUNNEL) => {
             tunnel::send(packet, tables, ip, service.mode(), backend, hash)
@@ -46,9 +46,6 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
         Mode::FullNat | Mode::DsrIpip | Mode::DsrGue => Verdict::stay(Reason::TableInconsistent),
     };
     if matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment) {
-        if FRAGMENT && service.mode().keeps_destination() {
-            fragment::note(tables, ip, Some(choice.backend), service.id, (ip.source, ip.destination));
-        }
         let tally = Tally { bytes: ip.length as u64, new_flow: choice.new_flow, refused: choice.refused };
         tables.count(service.id, choice.backend, tally);
     }
@@ -57,12 +54,10 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
 
 /// `nat`.
 #[inline(always)]
-fn to_nat<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+fn to_nat<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
-    service: &Service,
-    chosen: BackendId,
     backend: &Backend,
 ) -> Verdict {
     let ip = &transport.ip;
@@ -75,9 +70,6 @@ fn to_nat<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     };
     if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
         return Verdict::to(Stage::Control);
-    }
-    if FRAGMENT {
-        fragment::note(tables, ip, Some(chosen), service.id, (ip.source, backend.address));
     }
     // A range's backends keep the port.
     let port = if backend.port.word() == 0 { transport.tuple.vip_port } else { backend.port };
@@ -111,7 +103,7 @@ pub fn to_neighbour<P: Packet + ?Sized, T: Tables>(
 
 /// Sends a backend's reply to the client, in the name of the service.
 #[inline(always)]
-pub fn to_client<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+pub fn to_client<P: Packet + ?Sized, T: Tables>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
@@ -125,9 +117,6 @@ pub fn to_client<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
     // The stack has an address to answer with, and knows the backend.
     if ip.ttl() <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment()) {
         return Verdict::stay(Reason::ReplyLeft);
-    }
-    if FRAGMENT {
-        fragment::note(tables, ip, None, reply.service, (reply.vip, ip.destination));
     }
     let port = if reply.port.word() == 0 { transport.tuple.client_port } else { reply.port };
     let source = Rewrite {

@@ -233,6 +233,9 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
         Header::Cut => return Parsed::Other,
     };
     ip.shape = Shape(launder(ip.shape.0));
+    if EXTENSIONS {
+        ip.identification = launder(ip.identification as u64) as u32;
+    }
     if matches!(ip.part(), Part::Later) {
         return Parsed::LaterFragment(ip);
     }

@@ -1,8 +1,8 @@
-//! The stages in order, in five programs: what most packets need, and what few do.
+//! The stages in order, in six programs: what most packets need, and what few do.
 //!
-//! A program has 512 bytes of stack and a cache to share, so the path of whole TCP and UDP packets is one, fragments
-//! and IPv6 extension headers are another, everything that is answered or is about another packet is the third, and
-//! `full-nat` has two. The kernel goes from one to the next by a tail call, before a byte was changed; on the host
+//! A program has 512 bytes of stack and a cache to share, so the path of whole TCP and UDP packets is one, IPv6
+//! extension headers and SYNs that are clamped are another, fragments the third, everything that is answered or is
+//! about another packet the fourth, and `full-nat` has two. The kernel goes from one to the next by a tail call, before a byte was changed; on the host
 //! [`process`] does.
 
 use lb_common::{
@@ -90,6 +90,8 @@ pub enum Stage {
     FullNat = 2,
     /// [`full_nat_open`].
     FullNatOpen = 3,
+    /// [`fragments`].
+    Fragment = 4,
 }
 
 /// Takes one packet through all programs.
@@ -101,6 +103,7 @@ pub fn process<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ver
             Stage::Control => control(packet, tables),
             Stage::FullNat => full_nat(packet, tables),
             Stage::FullNatOpen => full_nat_open(packet, tables),
+            Stage::Fragment => fragments(packet, tables),
         };
     }
     verdict
@@ -112,9 +115,10 @@ pub fn first<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdi
     match parse::<P, false>(packet, tables.features(), |word| tables.launder(word)) {
         Parsed::Transport(transport) => match transport.ip.part() {
             Part::Whole => balance::<P, T, false>(packet, tables, &transport),
-            Part::First | Part::Later => Verdict::to(Stage::Uncommon),
+            Part::First | Part::Later => Verdict::to(Stage::Fragment),
         },
-        Parsed::LaterFragment(_) | Parsed::Extended => Verdict::to(Stage::Uncommon),
+        Parsed::LaterFragment(_) => Verdict::to(Stage::Fragment),
+        Parsed::Extended => Verdict::to(Stage::Uncommon),
         Parsed::Icmp(_) | Parsed::Arp(_) => Verdict::to(Stage::Control),
         Parsed::Other => Verdict::stay(Reason::NotIp),
         Parsed::Unbalanceable(destination, obstacle) => hindered(tables, &destination, obstacle),
@@ -132,17 +136,30 @@ fn hindered<T: Tables>(tables: &T, destination: &Address, obstacle: Obstacle) ->
     Verdict::stay(if ours { reason } else { Reason::NotOurs })
 }
 
-/// Packets with extension headers go as plain ones would. Of fragments the first does, and is remembered; the others
-/// follow it.
+/// Packets with extension headers, and SYNs that are clamped: from there on they go as others do.
 #[inline(always)]
 pub fn uncommon<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
-        Parsed::Transport(transport) => balance::<P, T, true>(packet, tables, &transport),
-        Parsed::LaterFragment(ip) => fragment::follow(packet, tables, &ip),
+        Parsed::Transport(transport) => match transport.ip.part() {
+            Part::Whole => balance::<P, T, true>(packet, tables, &transport),
+            Part::First | Part::Later => Verdict::to(Stage::Fragment),
+        },
+        Parsed::LaterFragment(_) => Verdict::to(Stage::Fragment),
         Parsed::Icmp(_) => Verdict::to(Stage::Control),
         Parsed::Unbalanceable(destination, obstacle) => hindered(tables, &destination, obstacle),
         Parsed::Extended | Parsed::Arp(_) | Parsed::Other => Verdict::stay(Reason::TableInconsistent),
     }
+}
+
+/// Fragments: the first is remembered, the others follow it.
+#[inline(always)]
+pub fn fragments<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let transport = match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
+        Parsed::Transport(transport) => transport,
+        Parsed::LaterFragment(ip) => Transport::of_later(ip),
+        _ => return Verdict::stay(Reason::TableInconsistent),
+    };
+    fragment::send_on(packet, tables, &transport)
 }
 
 /// Packets that are answered here, or that are about others.
@@ -179,7 +196,7 @@ pub fn full_nat_open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) 
 }
 
 #[inline(always)]
-fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+fn balance<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
@@ -194,14 +211,14 @@ fn balance<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
         _ => 0,
     };
     if mss::applies(tables, transport, mss) {
-        if !FRAGMENT {
+        if !UNCOMMON {
             return Verdict::to(Stage::Uncommon);
         }
         mss::clamp(packet, tables, transport, mss);
     }
     match owner {
-        Owner::Client(service) => to_backend::<P, T, FRAGMENT>(packet, tables, transport, service),
-        Owner::Backend(reply) => forward::to_client::<P, T, FRAGMENT>(packet, tables, transport, reply),
+        Owner::Client(service) => to_backend::<P, T, UNCOMMON>(packet, tables, transport, service),
+        Owner::Backend(reply) => forward::to_client(packet, tables, transport, reply),
         Owner::Local => Verdict::stay(Reason::LocalReply),
         Owner::Nobody | Owner::Translated => Verdict::stay(Reason::NotOurs),
     }
@@ -218,7 +235,7 @@ fn is_full_nat<T: Tables>(tables: &T, owner: &Owner) -> bool {
 }
 
 #[inline(always)]
-fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
+fn to_backend<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     packet: &mut P,
     tables: &T,
     transport: &Transport,
@@ -238,12 +255,12 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const FRAGMENT: bool>(
         select(tables, service, slot, &tuple, hash, transport.event())
     };
     // Or every way to a choice would be verified to its end; most packets should not pay for that.
-    let choice = if FRAGMENT || tables.features().contains(Features::QUIC) {
+    let choice = if UNCOMMON || tables.features().contains(Features::QUIC) {
         Choice::from_word(tables.launder(choice.word()))
     } else {
         choice
     };
-    forward::to_backend::<P, T, FRAGMENT>(packet, tables, transport, service, choice, hash)
+    forward::to_backend(packet, tables, transport, service, choice, hash)
 }
 
 /// The tuple that a service chooses by: without ports where it goes by addresses alone.

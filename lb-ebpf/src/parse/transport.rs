@@ -50,6 +50,15 @@ impl Transport {
         Self { tuple: ip.tuple(ports), ip }
     }
 
+    /// Of a fragment but the first, which has no ports: zeroes.
+    #[inline(always)]
+    pub(crate) const fn of_later(mut ip: Ip) -> Self {
+        if ip.protocol() != TCP {
+            ip.shape = ip.shape.with_flags(DATAGRAM);
+        }
+        Self::new(ip, 0)
+    }
+
     /// TCP or UDP.
     #[inline(always)]
     pub const fn protocol(&self) -> Protocol {

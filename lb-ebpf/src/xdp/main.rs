@@ -16,7 +16,7 @@ mod program {
     use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
     use aya_log_ebpf::{debug, error};
     use lb_common::Reason;
-    use lb_ebpf::pipeline::{Verdict, control, first, full_nat, full_nat_open, uncommon};
+    use lb_ebpf::pipeline::{Verdict, control, first, fragments, full_nat, full_nat_open, uncommon};
 
     use crate::{maps::KernelTables, packet::XdpPacket};
 
@@ -27,7 +27,7 @@ mod program {
         end(&ctx, verdict)
     }
 
-    /// Fragments, and IPv6 extension headers.
+    /// IPv6 extension headers, and SYNs that are clamped.
     #[xdp(frags)]
     pub fn portcullis_uncommon(ctx: XdpContext) -> u32 {
         let verdict = uncommon(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
@@ -52,6 +52,13 @@ mod program {
     #[xdp(frags)]
     pub fn portcullis_full_nat_open(ctx: XdpContext) -> u32 {
         let verdict = full_nat_open(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Fragments: the first is remembered, the others follow it.
+    #[xdp(frags)]
+    pub fn portcullis_fragment(ctx: XdpContext) -> u32 {
+        let verdict = fragments(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
         end(&ctx, verdict)
     }
 

@@ -29,7 +29,7 @@ struct Budget {
     stack: u32,
 }
 
-const BUDGETS: [Budget; 6] = [
+const BUDGETS: [Budget; 7] = [
     Budget {
         program: "portcullis",
         // With QUIC, which costs 200, and all other features at once.
@@ -64,6 +64,13 @@ const BUDGETS: [Budget; 6] = [
         instructions: 4_000,
         verified: 500_000,
         machine_code: 20 << 10,
+        stack: 480,
+    },
+    Budget {
+        program: "portcullis_fragment",
+        instructions: 6_500,
+        verified: 500_000,
+        machine_code: 32 << 10,
         stack: 480,
     },
     Budget {

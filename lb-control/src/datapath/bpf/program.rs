@@ -16,8 +16,13 @@ use super::{attach, pins::Pins};
 /// The first program's name in the object.
 pub const FIRST: &str = "portcullis";
 /// The others', by their index in `PROGRAMS`.
-const NEXT: [&str; limits::PROGRAMS as usize] =
-    ["portcullis_uncommon", "portcullis_control", "portcullis_full_nat", "portcullis_full_nat_open"];
+const NEXT: [&str; limits::PROGRAMS as usize] = [
+    "portcullis_uncommon",
+    "portcullis_control",
+    "portcullis_full_nat",
+    "portcullis_full_nat_open",
+    "portcullis_fragment",
+];
 /// Its global for what it is loaded for.
 const FEATURES: &str = "FEATURES";
 
