@@ -1,5 +1,6 @@
-//! Builds the BPF objects that the tests load; at compile time `PORTCULLIS_BPF_OBJECT` names the balancer's, and
-//! `PORTCULLIS_DECAP_OBJECT` the one for backends.
+//! Builds the BPF objects that the tests load. At compile time `PORTCULLIS_BPF_OBJECT` names the balancer's,
+//! `PORTCULLIS_DECAP_OBJECT` the one for backends, and `PORTCULLIS_SOCKET_OBJECT` the one for the balancer's own
+//! sockets.
 
 #[path = "../xtask/src/build_ebpf.rs"]
 mod build_ebpf;
@@ -11,4 +12,6 @@ fn main() {
     println!("cargo::rustc-env=PORTCULLIS_BPF_OBJECT={}", object.display());
     let object = build_ebpf::for_build_script("decap");
     println!("cargo::rustc-env=PORTCULLIS_DECAP_OBJECT={}", object.display());
+    let object = build_ebpf::for_build_script("socket");
+    println!("cargo::rustc-env=PORTCULLIS_SOCKET_OBJECT={}", object.display());
 }

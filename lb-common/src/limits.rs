@@ -37,6 +37,10 @@ pub const PROGRAMS: u32 = 5;
 /// Networks of outer sources that a backend takes packets from; the tunnel sources of so many balancers.
 pub const DECAP_SOURCES: u32 = 16;
 
+/// Sockets of the balancer's own host that mean a service; the oldest makes room. Key 32, value 20, 64 of the
+/// kernel's: 8 MiB.
+pub const PEERS: u32 = 65_536;
+
 /// A TCP flow of which nothing but SYNs was seen is forgotten after so long: the server gives up after five
 /// retries, 63 s, but the client's ACK comes within a round trip.
 pub const OPENING_SECONDS: u32 = 60;

@@ -15,7 +15,8 @@
 //! [`packet::Packet`], bounds-checked reads and writes, and [`tables::Tables`], the lookups. The kernel's
 //! program implements both over its context and its maps (`xdp/`); tests and simulations over plain memory.
 //!
-//! On backends another program runs, in an object of its own: [`decap`] takes packets out of tunnels.
+//! Other programs, in objects of their own, run elsewhere: on backends [`decap`] takes packets out of tunnels, and for
+//! sockets of the balancer's own host [`socket`] turns what they connect to.
 //!
 //! Invariant: no `unsafe`, no aya, no panic that the BPF verifier could reach.
 
@@ -37,4 +38,5 @@ pub mod pipeline;
 pub mod quic;
 pub mod select;
 pub mod service;
+pub mod socket;
 pub mod tables;

@@ -29,7 +29,7 @@ struct Budget {
     stack: u32,
 }
 
-const BUDGETS: [Budget; 7] = [
+const BUDGETS: [Budget; 15] = [
     Budget {
         program: "portcullis",
         // With QUIC, which costs 200, and all other features at once.
@@ -80,10 +80,29 @@ const BUDGETS: [Budget; 7] = [
         machine_code: 7 << 10,
         stack: 160,
     },
+    turning("portcullis_connect4"),
+    turning("portcullis_connect6"),
+    turning("portcullis_sendmsg4"),
+    turning("portcullis_sendmsg6"),
+    naming("portcullis_recvmsg4"),
+    naming("portcullis_recvmsg6"),
+    naming("portcullis_getpeername4"),
+    naming("portcullis_getpeername6"),
 ];
 
+/// Of a program that turns a socket to a backend.
+const fn turning(program: &'static str) -> Budget {
+    Budget { program, instructions: 700, verified: 12_000, machine_code: 4 << 10, stack: 240 }
+}
+
+/// Of a program that tells a socket the service that it means.
+const fn naming(program: &'static str) -> Budget {
+    Budget { program, instructions: 120, verified: 200, machine_code: 1 << 10, stack: 96 }
+}
+
 /// The objects of this build.
-const OBJECTS: [&str; 2] = [env!("PORTCULLIS_BPF_OBJECT"), env!("PORTCULLIS_DECAP_OBJECT")];
+const OBJECTS: [&str; 3] =
+    [env!("PORTCULLIS_BPF_OBJECT"), env!("PORTCULLIS_DECAP_OBJECT"), env!("PORTCULLIS_SOCKET_OBJECT")];
 
 /// What an object is loaded for, one after the other: nothing, each feature alone, and all.
 fn variants(object: &Object) -> Vec<(String, Features)> {
@@ -174,6 +193,10 @@ fn check_object(path: &str) -> Result<Vec<String>> {
 fn load(program: &mut Program) -> Result<ProgramInfo, ProgramError> {
     match program {
         Program::Xdp(program) => {
+            program.load()?;
+            program.info()
+        }
+        Program::CgroupSockAddr(program) => {
             program.load()?;
             program.info()
         }
