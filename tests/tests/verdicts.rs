@@ -9,11 +9,15 @@
 //! | `slots` | settled, moving and pinned; what is remembered; refusals |
 //! | `refuse` | what is dropped: lengths that lie, fragments, options, limits, broken tables |
 //! | `pass` | what is left to the stack, and ARP |
+//! | `full_nat` | both ends are translated; ports and room run out |
+//! | `wide` | ranges of ports, prefixes of addresses |
 
 #[path = "verdicts/check.rs"]
 mod check;
 #[path = "verdicts/forward.rs"]
 mod forward;
+#[path = "verdicts/full_nat.rs"]
+mod full_nat;
 #[path = "verdicts/lanes.rs"]
 mod lanes;
 #[path = "verdicts/pass.rs"]
@@ -26,6 +30,8 @@ mod row;
 mod services;
 #[path = "verdicts/slots.rs"]
 mod slots;
+#[path = "verdicts/wide.rs"]
+mod wide;
 #[path = "verdicts/world.rs"]
 mod world;
 
@@ -43,11 +49,11 @@ use crate::{
 };
 
 fn rows() -> Vec<Row> {
-    [forward::rows(), slots::rows(), refuse::rows(), pass::rows()].concat()
+    [forward::rows(), slots::rows(), refuse::rows(), pass::rows(), full_nat::rows(), wide::rows()].concat()
 }
 
 /// Reasons that no code path gives yet.
-const NOT_YET: [Reason; 14] = [
+const NOT_YET: [Reason; 12] = [
     Reason::ErrorForwarded,
     Reason::ErrorReplied,
     Reason::NeighbourAnswered,
@@ -60,8 +66,6 @@ const NOT_YET: [Reason; 14] = [
     Reason::IcmpUnrelated,
     Reason::AnswerLimited,
     Reason::OwnClient,
-    Reason::PortsExhausted,
-    Reason::TranslationsFull,
 ];
 
 #[test]

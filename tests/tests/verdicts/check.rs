@@ -14,6 +14,7 @@ use lb_control::{
 };
 
 use crate::{
+    full_nat,
     lanes::Lane,
     row::{Given, Row, Way},
     world::{FLOWS, SLOTS, Svc, Who, address, next_hop},
@@ -37,7 +38,7 @@ pub fn is_sent(reason: Reason) -> bool {
 
 /// Runs a row; what is wrong with it, in words.
 pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
-    arrange(lane, row).with_context(|| format!("arranging {}", row.name))?;
+    let others = arrange(lane, row).with_context(|| format!("arranging {}", row.name))?;
     let before = counted(lane)?;
     let started = monotonic_seconds();
     let (action, mut out) = lane.run(&row.packet).with_context(|| row.name.clone())?;
@@ -92,6 +93,8 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
         let seen = flow.last_seen().wrapping_sub(started);
         compare("seen", format!("{}", seen <= 1), "true".to_owned());
     }
+    let (found, expected) = full_nat::compared(lane, row, others, started)?;
+    compare("translated", found, expected);
     if wrong.is_empty() {
         return Ok(None);
     }
@@ -162,7 +165,7 @@ fn backends_of(service: Svc) -> &'static [Who] {
     if service == Svc::Empty { &[] } else { &[Who::A, Who::B] }
 }
 
-fn id(lane: &mut impl Lane, service: Svc, who: Who) -> BackendId {
+pub fn id(lane: &mut impl Lane, service: Svc, who: Who) -> BackendId {
     match who {
         Who::Nobody => BackendId::NONE,
         Who::Beyond => BackendId(0xf_ffff),
@@ -178,8 +181,9 @@ fn id(lane: &mut impl Lane, service: Svc, who: Who) -> BackendId {
     }
 }
 
-/// The tables as the engine installed them, with what the row gives.
-fn arrange(lane: &mut impl Lane, row: &Row) -> Result<()> {
+/// The tables as the engine installed them, with what the row gives; returns how many entries of other translated flows
+/// that is.
+fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     let service = row.service;
     let installed = lane.engine().installed().services[&service.key()].clone();
     let flows = lane.engine().datapath().flows()?;
@@ -213,6 +217,11 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<()> {
                 entry = Service::new(entry.id, SLOTS, entry.slots(), entry.settings());
             }
             Given::Remembered(..) | Given::Closed(..) | Given::Recycled(_) | Given::Full => {}
+            Given::Translated(..)
+            | Given::HalfTranslated(..)
+            | Given::TranslatedByAnother(_)
+            | Given::OtherTranslated(_)
+            | Given::TranslationsLeft(_) => {}
         }
     }
     changes.extend(backends.into_iter().map(|(_, id, entry)| Change::PutBackend(id, entry)));
@@ -224,7 +233,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<()> {
     for given in &row.given {
         arrange_flows(lane, service, *given, now)?;
     }
-    Ok(())
+    full_nat::arrange(lane, row, now)
 }
 
 fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> Result<()> {

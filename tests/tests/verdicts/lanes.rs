@@ -8,7 +8,7 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
-use lb_common::{Flow, FlowKey, HashKeys, limits, limits::maps};
+use lb_common::{Flow, FlowKey, HashKeys, Translation, limits, limits::maps};
 use lb_control::{
     datapath::{
         Capacity, Datapath,
@@ -30,6 +30,12 @@ pub trait Lane {
     fn engine(&mut self) -> &mut Engine<Self::Tables>;
     /// Puts a flow into the flow table, which only packets do otherwise.
     fn remember(&mut self, key: FlowKey, flow: Flow) -> Result<()>;
+    /// Directions of translated flows.
+    fn translations(&mut self) -> Result<Vec<(FlowKey, Translation)>>;
+    /// Puts one into the table, which only packets do otherwise.
+    fn translate(&mut self, key: FlowKey, translation: Translation) -> Result<()>;
+    /// Removes all.
+    fn forget_translations(&mut self) -> Result<()>;
     /// What becomes of a packet. The host has no action for packets that are not sent.
     fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)>;
     /// Whether the kernel's routes decide.
@@ -41,6 +47,7 @@ pub struct Kernel {
     engine: Engine<BpfDatapath>,
     program: Xdp,
     flows: HashMap<MapData, FlowKey, Flow>,
+    translations: HashMap<MapData, FlowKey, Translation>,
     pin_dir: PathBuf,
 }
 
@@ -64,8 +71,11 @@ impl Kernel {
         engine.apply(&target(), monotonic_seconds())?;
         let pins = pin_dir.join(format!("v{}", limits::LAYOUT_VERSION));
         let program = Xdp::from_pin(pins.join("program"), XdpAttachType::Interface)?;
-        let flows = Map::HashMap(MapData::from_pin(pins.join("maps").join(maps::FLOWS))?).try_into()?;
-        Ok(Self { engine, program, flows, pin_dir })
+        let map = |name: &str| -> Result<Map> {
+            Ok(Map::HashMap(MapData::from_pin(pins.join("maps").join(name))?))
+        };
+        let (flows, translations) = (map(maps::FLOWS)?.try_into()?, map(maps::TRANSLATIONS)?.try_into()?);
+        Ok(Self { engine, program, flows, translations, pin_dir })
     }
 }
 
@@ -78,6 +88,21 @@ impl Lane for Kernel {
 
     fn remember(&mut self, key: FlowKey, flow: Flow) -> Result<()> {
         Ok(self.flows.insert(key, flow, 0)?)
+    }
+
+    fn translations(&mut self) -> Result<Vec<(FlowKey, Translation)>> {
+        self.translations.iter().map(|entry| Ok(entry?)).collect()
+    }
+
+    fn translate(&mut self, key: FlowKey, translation: Translation) -> Result<()> {
+        Ok(self.translations.insert(key, translation, 0)?)
+    }
+
+    fn forget_translations(&mut self) -> Result<()> {
+        for (key, _) in self.translations()? {
+            self.translations.remove(&key)?;
+        }
+        Ok(())
     }
 
     fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)> {
@@ -138,6 +163,21 @@ impl Lane for Host {
 
     fn remember(&mut self, key: FlowKey, flow: Flow) -> Result<()> {
         self.engine.datapath().remember(&key, flow).map_err(|_| anyhow::anyhow!("the flow table is full"))
+    }
+
+    fn translations(&mut self) -> Result<Vec<(FlowKey, Translation)>> {
+        let translations = self.engine.datapath().translations.borrow();
+        Ok(translations.iter().map(|(&key, &translation)| (key, translation)).collect())
+    }
+
+    fn translate(&mut self, key: FlowKey, translation: Translation) -> Result<()> {
+        self.engine.datapath().translations.borrow_mut().insert(key, translation);
+        Ok(())
+    }
+
+    fn forget_translations(&mut self) -> Result<()> {
+        self.engine.datapath().translations.borrow_mut().clear();
+        Ok(())
     }
 
     fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)> {

@@ -1,6 +1,6 @@
 //! One row: what is given, the packet, and what must become of it.
 
-use lb_common::{Mode, Reason, SlotState};
+use lb_common::{FlowState, Mode, Reason, SlotState};
 use tests::packet::{Frame, flags};
 
 use crate::world::{Svc, Who};
@@ -37,6 +37,17 @@ pub enum Given {
     TableBeyond,
     /// The flow table is full of other flows.
     Full,
+    /// Both directions of the packet's flow are translated, to this backend; each with its state and how many seconds
+    /// ago it was seen.
+    Translated(Who, (FlowState, u32), (FlowState, u32)),
+    /// Only the client's direction is.
+    HalfTranslated(Who, (FlowState, u32)),
+    /// Another tuple's entry stands where the packet's would.
+    TranslatedByAnother(Who),
+    /// Another client's flow has the port of the pool towards this backend.
+    OtherTranslated(Who),
+    /// The table of translated flows has room for so many more directions.
+    TranslationsLeft(u32),
 }
 
 /// Who decides on the way that a packet takes.
@@ -70,6 +81,8 @@ pub struct Row {
     pub refused: bool,
     /// What is remembered of the flow afterwards: whose it is, and whether it is closed.
     pub remembered: Option<(Who, bool)>,
+    /// How the flow is translated afterwards: to whom, and the states of the client's and the backend's direction.
+    pub translated: Option<(Who, FlowState, FlowState)>,
     pub way: Way,
 }
 
@@ -94,6 +107,11 @@ impl Row {
         Self { remembered: Some((who, true)), ..self }
     }
 
+    /// The flow is translated afterwards.
+    pub fn translates(self, who: Who, first: FlowState, second: FlowState) -> Self {
+        Self { translated: Some((who, first, second)), ..self }
+    }
+
     /// See [`Way`].
     pub fn by(self, way: Way) -> Self {
         Self { way, ..self }
@@ -107,6 +125,9 @@ impl Row {
         self.way != Way::HostOnly
     }
 }
+
+/// Every slot settled on nobody.
+pub const NOBODY: Given = Given::Slots(Who::Nobody, Who::Nobody, SlotState::Settled, 0);
 
 /// What stands above IP, put onto a frame.
 pub type Shape = fn(&Frame) -> Vec<u8>;
@@ -126,6 +147,7 @@ pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) ->
         opens: false,
         refused: false,
         remembered: None,
+        translated: None,
         way: Way::Tables,
     }
 }
@@ -163,6 +185,7 @@ pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason:
         opens: false,
         refused: false,
         remembered: None,
+        translated: None,
         way: Way::Tables,
     }
 }

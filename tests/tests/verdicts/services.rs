@@ -66,6 +66,7 @@ services! {
     FullNatTcp: FullNat Tcp vip(6, 80) => near(6, 1, 8_080), near(6, 2, 8_080);
     FullNatUdp: FullNat Udp vip(6, 53) => near(6, 1, 5_353), near(6, 2, 5_353);
     FullNat6Tcp: FullNat Tcp vip6(6, 80) => near6(0x61, 8_080), near6(0x62, 8_080);
+    FullNat6Udp: FullNat Udp vip6(6, 53) => near6(0x61, 5_353), near6(0x62, 5_353);
     /// Its fragments go by addresses alone.
     ByAddress: Nat Udp vip(7, 53) => near(7, 1, 5_353), near(7, 2, 5_353);
     ByAddress6: DsrIpip Udp vip6(7, 53) => near6(0x71, 53), near6(0x72, 53);
@@ -79,8 +80,12 @@ services! {
     Mss6: Nat Tcp vip6(11, 80) => near6(0xb1, 8_080), near6(0xb2, 8_080);
     /// Ports 8,000 to 8,999, which packets keep.
     Range: Nat Tcp vip(12, 8_500) => near(12, 1, 0), near(12, 2, 0);
+    /// Within that range.
+    InRange: Nat Tcp vip(12, 8_700) => near(14, 1, 8_080), near(14, 2, 8_080);
     /// Every port of 100.64.8.0/24.
     Prefix: DsrL2 Tcp v4([100, 64, 8, 77], 1_234) => near(13, 1, 0), near(13, 2, 0);
+    /// Ports 1,000 to 1,999 of the upper half of that.
+    Longer: DsrL2 Tcp v4([100, 64, 8, 177], 1_234) => near(15, 1, 0), near(15, 2, 0);
     /// Ports 50,000 to 65,535 of 2001:db8:64::/64.
     Prefix6: DsrIpip Udp v6([0x2001, 0xdb8, 0x64, 0, 1, 2, 3, 4], 50_000) => near6(0xd1, 0), near6(0xd2, 0);
 }
@@ -107,6 +112,7 @@ impl Svc {
         let (network, first_port, width) = match self {
             Self::Range => (address(self.vip().ip()), 8_000, 129),
             Self::Prefix => (address(self.vip().ip()).network(96 + 24), 1, 96 + 24 + 1),
+            Self::Longer => (address(self.vip().ip()).network(96 + 25), 1_000, 96 + 25 + 1),
             Self::Prefix6 => (address(self.vip().ip()).network(64), 50_000, 65),
             _ => (address(self.vip().ip()), self.vip().port(), 0),
         };
@@ -148,6 +154,7 @@ impl Svc {
         }
         let last_port = match self {
             Self::Range => 8_999,
+            Self::Longer => 1_999,
             Self::Prefix | Self::Prefix6 => 65_535,
             _ => 0,
         };
