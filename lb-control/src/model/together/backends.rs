@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::model::{BackendError, Desired, Mode, Network, Protocol, Service, address::place};
+use crate::model::{BackendError, Desired, Mode, Network, Ports, Protocol, Service, address::place};
 
 /// The rules that backends of the services named in `changed` break, or that others now break because of them.
 pub fn errors(after: &Desired, changed: &[String]) -> Vec<BackendError> {
@@ -86,7 +86,7 @@ impl<'a> Senders<'a> {
         let (protocol, address, name) = (service.protocol, at.ip(), service.name.as_str());
         let sent = match at.port() {
             0 => service.ports,
-            port => crate::model::Ports::one(port),
+            port => Ports::one(port),
         };
         let range = self.ranges.get(&(protocol, address));
         let of_range = range.filter(|other| at.port() == 0 || other.ports.overlap(&sent));
