@@ -30,6 +30,8 @@ mod row;
 mod services;
 #[path = "verdicts/slots.rs"]
 mod slots;
+#[path = "verdicts/translations.rs"]
+mod translations;
 #[path = "verdicts/wide.rs"]
 mod wide;
 #[path = "verdicts/world.rs"]

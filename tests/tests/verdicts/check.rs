@@ -14,9 +14,9 @@ use lb_control::{
 };
 
 use crate::{
-    full_nat,
     lanes::Lane,
     row::{Given, Row, Way},
+    translations,
     world::{FLOWS, SLOTS, Svc, Who, address, next_hop},
 };
 
@@ -39,6 +39,9 @@ pub fn is_sent(reason: Reason) -> bool {
 /// Runs a row; what is wrong with it, in words.
 pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
     let others = arrange(lane, row).with_context(|| format!("arranging {}", row.name))?;
+    for packet in &row.before {
+        lane.run(packet).with_context(|| format!("before {}", row.name))?;
+    }
     let before = counted(lane)?;
     let started = monotonic_seconds();
     let (action, mut out) = lane.run(&row.packet).with_context(|| row.name.clone())?;
@@ -93,7 +96,7 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
         let seen = flow.last_seen().wrapping_sub(started);
         compare("seen", format!("{}", seen <= 1), "true".to_owned());
     }
-    let (found, expected) = full_nat::compared(lane, row, others, started)?;
+    let (found, expected) = translations::compared(lane, row, others, started)?;
     compare("translated", found, expected);
     if wrong.is_empty() {
         return Ok(None);
@@ -221,6 +224,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
             | Given::HalfTranslated(..)
             | Given::TranslatedByAnother(_)
             | Given::OtherTranslated(_)
+            | Given::ServiceGone(_)
             | Given::TranslationsLeft(_) => {}
         }
     }
@@ -233,7 +237,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     for given in &row.given {
         arrange_flows(lane, service, *given, now)?;
     }
-    full_nat::arrange(lane, row, now)
+    translations::arrange(lane, row, now)
 }
 
 fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> Result<()> {

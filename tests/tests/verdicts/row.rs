@@ -46,6 +46,8 @@ pub enum Given {
     TranslatedByAnother(Who),
     /// Another client's flow has the port of the pool towards this backend.
     OtherTranslated(Who),
+    /// A client's direction of a flow is known whose service is gone, under a port of the pool.
+    ServiceGone(Who),
     /// The table of translated flows has room for so many more directions.
     TranslationsLeft(u32),
 }
@@ -69,6 +71,8 @@ pub struct Row {
     pub name: String,
     pub service: Svc,
     pub given: Vec<Given>,
+    /// Packets that came before.
+    pub before: Vec<Vec<u8>>,
     pub packet: Vec<u8>,
     pub reason: Reason,
     pub action: Action,
@@ -138,6 +142,7 @@ pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) ->
         name: format!("{service:?}: {name}"),
         service,
         given: given.to_vec(),
+        before: Vec::new(),
         packet: shape(&service.client_packet()),
         reason: Reason::Forwarded,
         action: if to == Who::A { Action::Tx } else { Action::Redirect },
@@ -176,6 +181,7 @@ pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason:
         name: format!("{service:?}: {name}"),
         service,
         given: given.to_vec(),
+        before: Vec::new(),
         out: packet.clone(),
         free: Vec::new(),
         packet,
