@@ -106,6 +106,10 @@ pub fn virtual_addresses(target: &Target) -> BTreeMap<Address, VirtualAddress> {
             Some(Protocol::Udp) => 1,
             None => continue,
         };
+        // Wide services are found with their policy by their network.
+        if service.key.width != 0 {
+            continue;
+        }
         // Of services that differ, the one that drops less decides: a fragment does not tell whose it is.
         let policy = &mut entry.fragments[protocol];
         *policy = (*policy).max(service.fragments.byte());
