@@ -9,6 +9,9 @@
 //! | `slots` | settled, moving and pinned; what is remembered; refusals |
 //! | `refuse` | what is dropped: lengths that lie, fragments, options, limits, broken tables |
 //! | `pass` | what is left to the stack, and ARP |
+//! | `fragments` | the first, those that follow it, and what is unknown |
+//! | `quic` | servers named by connection ids |
+//! | `mss` | clamped segment sizes |
 //! | `full_nat` | both ends are translated; ports and room run out |
 //! | `wide` | ranges of ports, prefixes of addresses |
 
@@ -18,10 +21,16 @@ mod check;
 mod forward;
 #[path = "verdicts/full_nat.rs"]
 mod full_nat;
+#[path = "verdicts/fragments.rs"]
+mod fragments;
 #[path = "verdicts/lanes.rs"]
 mod lanes;
+#[path = "verdicts/mss.rs"]
+mod mss;
 #[path = "verdicts/pass.rs"]
 mod pass;
+#[path = "verdicts/quic.rs"]
+mod quic;
 #[path = "verdicts/refuse.rs"]
 mod refuse;
 #[path = "verdicts/row.rs"]
@@ -51,19 +60,28 @@ use crate::{
 };
 
 fn rows() -> Vec<Row> {
-    [forward::rows(), slots::rows(), refuse::rows(), pass::rows(), full_nat::rows(), wide::rows()].concat()
+    [
+        forward::rows(),
+        slots::rows(),
+        refuse::rows(),
+        pass::rows(),
+        fragments::rows(),
+        quic::rows(),
+        mss::rows(),
+        full_nat::rows(),
+        wide::rows(),
+    ]
+    .concat()
 }
 
 /// Reasons that no code path gives yet.
-const NOT_YET: [Reason; 12] = [
+const NOT_YET: [Reason; 10] = [
     Reason::ErrorForwarded,
     Reason::ErrorReplied,
     Reason::NeighbourAnswered,
     Reason::EchoAnswered,
     Reason::TooBigAnswered,
     Reason::TimeExceededAnswered,
-    Reason::LeftToFragment,
-    Reason::FragmentPassed,
     Reason::ExtensionUnsupported,
     Reason::IcmpUnrelated,
     Reason::AnswerLimited,
