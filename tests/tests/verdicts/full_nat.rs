@@ -22,7 +22,7 @@ use crate::{
     },
     world::{
         IDLE_SECONDS, OTHER_MTU, POOL, POOL_V6,
-        Svc::{self, FullNat6Tcp, FullNat6Udp, FullNatTcp, FullNatUdp},
+        Svc::{self, FullNat6Tcp, FullNat6Udp, FullNatMss, FullNatTcp, FullNatUdp},
         Who::{A, B, Beyond},
     },
 };
@@ -31,7 +31,7 @@ const ON_B: Given = Slots(B, B, Settled, 0);
 const LIVE: Given = Translated(A, (Established, 5), (Established, 5));
 
 pub fn rows() -> Vec<Row> {
-    [opened(), followed(), replaced(), refused(), left(), replied(), unknown_replies()].concat()
+    [opened(), followed(), replaced(), refused(), left(), clamped(), replied(), unknown_replies()].concat()
 }
 
 fn unchecked_datagram(frame: &Frame) -> Vec<u8> {
@@ -265,6 +265,33 @@ fn left() -> Vec<Row> {
             )
         },
     ]
+}
+
+/// The largest segment that a SYN announces, in both directions.
+fn clamped() -> Vec<Row> {
+    fn announcing(frame: &Frame, flags: u8, mss: u16) -> Vec<u8> {
+        let [high, low] = mss.to_be_bytes();
+        frame.tcp_with(flags, &[2, 4, high, low], b"")
+    }
+    let (accept, opening) = (flags::SYN | flags::ACK, Translated(A, (Opening, 5), (Opening, 5)));
+    let to_pool = Frame { destination: POOL, ..FullNatMss.backend_packet(A) };
+    let mut rows = Vec::new();
+    for (announced, sent_on) in [(1_460, 1_400), (1_400, 1_400), (536, 536)] {
+        let name = format!("SYN of {announced}");
+        let row = sent(FullNatMss, &name, &[], syn, A).opens().translates(A, Opening, Opening);
+        rows.push(Row {
+            packet: announcing(&FullNatMss.client_packet(), flags::SYN, announced),
+            out: announcing(&FullNatMss.to_backend(A), flags::SYN, sent_on),
+            ..row
+        });
+        let row = reply(FullNatMss, &format!("SYN and ACK of {announced}"), opening, syn_ack);
+        rows.push(Row {
+            packet: announcing(&to_pool, accept, announced),
+            out: announcing(&FullNatMss.to_client(), accept, sent_on),
+            ..row.translates(A, Opening, Established)
+        });
+    }
+    rows
 }
 
 /// A backend's packet to the pool.

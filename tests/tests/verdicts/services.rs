@@ -65,6 +65,8 @@ services! {
     Gue66: DsrGue Udp vip6(5, 81) => near6(0x51, 81), near6(0x52, 81);
     FullNatTcp: FullNat Tcp vip(6, 80) => near(6, 1, 8_080), near(6, 2, 8_080);
     FullNatUdp: FullNat Udp vip(6, 53) => near(6, 1, 5_353), near(6, 2, 5_353);
+    /// Its segments are clamped.
+    FullNatMss: FullNat Tcp vip(6, 81) => near(6, 1, 8_081), near(6, 2, 8_081);
     FullNat6Tcp: FullNat Tcp vip6(6, 80) => near6(0x61, 8_080), near6(0x62, 8_080);
     FullNat6Udp: FullNat Udp vip6(6, 53) => near6(0x61, 5_353), near6(0x62, 5_353);
     /// Its fragments go by addresses alone.
@@ -148,7 +150,7 @@ impl Svc {
             }
             Self::QuicKatranV1 => settings.quic = QuicScheme::KatranV1,
             Self::QuicKatranV2 => settings.quic = QuicScheme::KatranV2,
-            Self::Mss => settings.mss = 1_400,
+            Self::Mss | Self::FullNatMss => settings.mss = 1_400,
             Self::Mss6 => settings.mss = 1_220,
             _ => {}
         }

@@ -86,6 +86,7 @@ fn entries(
 ) -> [(FlowKey, Translation); 2] {
     let keys = lane.engine().datapath().hash_keys();
     let backend = id(lane, service, who);
+    let entry = lane.engine().installed().services[&service.key()].entry;
     let at = service.backend(who);
     let pool = if at.is_ipv4() { POOL } else { POOL_V6 };
     let client_tag = tag(flow_hash(keys, &key));
@@ -95,8 +96,8 @@ fn entries(
         destination: address(at.ip()),
         source_port: Port::new(pool.port()),
         destination_port: Port::new(at.port()),
-        service: lane.engine().installed().services[&service.key()].entry.id,
-        mss: 0,
+        service: entry.id,
+        mss: entry.mss,
         reserved: [0; 3],
     };
     let other_key = forth.opposite_key(key.protocol);
@@ -129,7 +130,7 @@ fn told(key: &FlowKey, entry: &Translation) -> String {
     format!("{key:?} {:?}", Translation { flow, ..*entry })
 }
 
-/// The tuple of a client's packet; a reply is of the service's one client.
+/// The tuple of a client's packet; a reply is of the service's one client, and so is an error.
 fn client_key(row: &Row) -> FlowKey {
     let sliced = SlicedPacket::from_ethernet(&row.packet).expect("rows that translate are whole packets");
     let (source, destination) = match sliced.net {
@@ -140,7 +141,7 @@ fn client_key(row: &Row) -> FlowKey {
     let (source_port, destination_port) = match sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
         Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
-        _ => unreachable!("rows that translate are TCP or UDP"),
+        _ => return row.service.flow(),
     };
     if [POOL.ip(), POOL_V6.ip()].contains(&destination) {
         return row.service.flow();
