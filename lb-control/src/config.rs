@@ -150,6 +150,16 @@ impl LogLevel {
     }
 }
 
+/// Whether sockets of this host reach services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalClients {
+    /// What they send to a virtual address goes where routes say.
+    #[default]
+    Off,
+    /// They are turned to backends, if their process is in this cgroup or below it; by default in any.
+    On(Option<PathBuf>),
+}
+
 /// Where things are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directories {
@@ -197,6 +207,8 @@ pub struct Config {
     pub capacities: Capacities,
     /// See [`Packets`].
     pub packets: Packets,
+    /// See [`LocalClients`].
+    pub local_clients: LocalClients,
     /// The API over TCP, where wanted.
     pub tcp_api: Option<TcpConfig>,
     /// Services that are made at the start unless the store has them.
@@ -244,6 +256,7 @@ impl Config {
             },
             capacities: file.capacities,
             packets: file.packets,
+            local_clients: file.local_clients,
             tcp_api,
             services: file.services,
         })

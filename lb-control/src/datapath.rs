@@ -1,9 +1,11 @@
 //! What the planner's changes are applied to: the kernel's maps ([`bpf`]), or plain memory ([`memory`]) in
-//! which the same packet code runs for tests and simulations. [`decap`] is another program's, on backends.
+//! which the same packet code runs for tests and simulations. [`decap`] is another program's, on backends, and
+//! [`socket`] others', of the balancer's own sockets.
 
 pub mod bpf;
 pub mod decap;
 pub mod memory;
+pub mod socket;
 
 use anyhow::Result;
 use lb_common::{

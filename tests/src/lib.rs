@@ -21,6 +21,7 @@
 //! | [`curl`] | a client that is not ours |
 //! | [`held`] | many connections held open and asked again and again |
 //! | [`udp`] | datagrams with the time to live that they arrived with |
+//! | [`cgroup`] | a cgroup, and processes in it |
 //! | [`wire`] | frames as they are on a cable |
 //! | [`xdp`] | a program that passes every packet, and a map of no use |
 //! | [`eventually`] | waiting for a condition, with a deadline |
@@ -36,6 +37,7 @@
 
 pub mod bench;
 pub mod bench_gateway;
+pub mod cgroup;
 pub mod control;
 pub mod controller;
 pub mod curl;

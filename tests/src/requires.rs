@@ -40,6 +40,7 @@ pub fn prepare() -> Result<()> {
     mount_bpffs()?;
     raise_file_limit();
     sweep();
+    sweep_cgroups();
     Ok(())
 }
 
@@ -61,6 +62,16 @@ pub fn sweep() {
             if is_left_over(name.strip_prefix(DIRECTORY_PREFIX)) {
                 let _ = fs::remove_dir_all(directory.join(name));
             }
+        }
+    }
+}
+
+/// Removes cgroups of runs whose process is gone: their processes went with it.
+fn sweep_cgroups() {
+    let Ok(root) = lb_control::datapath::socket::cgroup_root() else { return };
+    for name in entries(&root) {
+        if is_left_over(name.strip_prefix(DIRECTORY_PREFIX)) {
+            let _ = fs::remove_dir(root.join(name));
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    AttachMode, Capacities, LogLevel,
+    AttachMode, Capacities, LocalClients, LogLevel,
     packets::{Packets, WrittenFullNat, WrittenTunnel},
 };
 use crate::model::{
@@ -39,6 +39,7 @@ pub struct File {
     pub token_file: Option<PathBuf>,
     pub capacities: Capacities,
     pub packets: Packets,
+    pub local_clients: LocalClients,
     pub services: Vec<Service>,
 }
 
@@ -65,7 +66,18 @@ struct Written {
     full_nat: WrittenFullNat,
     icmp_errors_per_second: Option<Spanned<u32>>,
     #[serde(default)]
+    local_clients: Switch,
+    local_clients_cgroup: Option<PathBuf>,
+    #[serde(default)]
     services: Vec<Spanned<ServiceSpec>>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Switch {
+    #[default]
+    Off,
+    On,
 }
 
 #[derive(Default, Deserialize)]
@@ -134,6 +146,10 @@ impl File {
                 slots: written.limits.slots.map_or(defaults.slots, Spanned::into_inner),
             },
             packets,
+            local_clients: match written.local_clients {
+                Switch::Off => LocalClients::Off,
+                Switch::On => LocalClients::On(written.local_clients_cgroup),
+            },
             services,
         })
     }

@@ -27,10 +27,11 @@ use super::{
 };
 use crate::{
     api::{self, AppState, Listeners, Tokens},
-    config::{AttachMode, Capacities, Config},
+    config::{AttachMode, Capacities, Config, LocalClients},
     datapath::{
         Capacity, Contents, Datapath as _,
         bpf::{AttachedMode, BpfDatapath, BpfOptions, WantedMode},
+        socket,
     },
     desired::{Condition, DesiredState},
     engine::Engine,
@@ -206,7 +207,11 @@ async fn start(
         Some(error) => Err(anyhow::anyhow!(error)),
         None => {
             let socket = config.directories.runtime.join(SOCKET);
-            Listeners::bind(&socket, config.tcp_api.as_ref()).await.context("the API cannot listen")
+            let listeners = Listeners::bind(&socket, config.tcp_api.as_ref()).await;
+            listeners.context("the API cannot listen").and_then(|listeners| {
+                turn_sockets(config)?;
+                Ok(listeners)
+            })
         }
     };
     match bound {
@@ -219,6 +224,17 @@ async fn start(
             Err(error)
         }
     }
+}
+
+/// Has sockets of this host reach services, or leaves them alone.
+fn turn_sockets(config: &Config) -> anyhow::Result<()> {
+    let pins = &config.directories.pins;
+    let attached = match &config.local_clients {
+        LocalClients::Off => return socket::detach(pins).context("local_clients"),
+        LocalClients::On(Some(cgroup)) => socket::attach(pins, cgroup),
+        LocalClients::On(None) => socket::cgroup_root().and_then(|root| socket::attach(pins, &root)),
+    };
+    attached.context("local_clients")
 }
 
 /// The program is loaded for what is desired at the start, and again for what comes later.
