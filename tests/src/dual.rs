@@ -79,6 +79,14 @@ impl Topology {
         Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, 11 + index as u16)
     }
 
+    /// Addresses in the servers' network that nobody has: what `full-nat` sends from.
+    pub fn pool(&self) -> [IpAddr; 2] {
+        let mut v4 = self.server_address(0).octets();
+        let mut v6 = self.server_address_v6(0).segments();
+        (v4[3], v6[7]) = (50, 0x50);
+        [v4.into(), v6.into()]
+    }
+
     /// Where the servers are reached, on this port.
     pub fn servers_at(&self, family: Family, port: u16) -> Vec<SocketAddr> {
         let address = |index| -> IpAddr {

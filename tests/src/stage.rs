@@ -49,7 +49,7 @@ impl Stage {
         requires();
         let topology = Topology::routed(servers)?;
         topology.dual_stack()?;
-        Self::over(topology, "auto")
+        Self::configured(topology)
     }
 
     /// [`Self::segment`] with IPv6 beside IPv4.
@@ -57,7 +57,7 @@ impl Stage {
         requires();
         let topology = Topology::segment(servers)?;
         topology.dual_stack()?;
-        Self::over(topology, "auto")
+        Self::configured(topology)
     }
 
     /// One server at so many addresses, each of them a backend.
@@ -72,6 +72,18 @@ impl Stage {
     /// The servers' addresses with another port.
     pub fn at(&self, port: u16) -> Vec<SocketAddr> {
         addresses(&self.topology, port)
+    }
+
+    /// With a pool for `full-nat` in the servers' network.
+    fn configured(topology: Arc<Topology>) -> Result<Self> {
+        let file = topology.directory().join("lb-control.toml");
+        let [v4, v6] = topology.pool();
+        std::fs::write(&file, format!("[full_nat]\naddresses = [\"{v4}\", \"{v6}\"]\n"))?;
+        let indices = 0..topology.servers.len();
+        let servers = indices.map(|index| Server::start(&topology, index)).collect::<Result<_>>()?;
+        let controller = Controller::start_configured(&topology, &file)?;
+        let backends = addresses(&topology, PORT);
+        Ok(Self { control: controller.control().clone(), backends, controller, servers, topology })
     }
 
     fn over(topology: Arc<Topology>, mode: &'static str) -> Result<Self> {
