@@ -35,6 +35,11 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
     let source = Address::from_words([header[2], header[3], header[4], header[5]]);
     let destination = Address::from_words([header[6], header[7], header[8], header[9]]);
 
+    // No host sends from or to an IPv4 address in its mapped form (RFC 4038, 4.2), in which tables hold IPv4. The first
+    // program sees to it for all.
+    if !EXTENSIONS && (source.is_ipv4() || destination.is_ipv4()) {
+        return Header::Not(destination, Obstacle::Protocol);
+    }
     // Neighbour solicitations are sent to groups.
     if next_header != ICMPV6 && !link::is_unicast(packet) {
         return Header::Not(destination, Obstacle::NotUnicast);
