@@ -58,6 +58,7 @@ impl Places {
     fn field(&self, error: BackendError) -> FieldError {
         let BackendError { service, backend, field, rule } = error;
         if service != self.service {
+            let backend = place(&backend);
             return FieldError::new("address", format!("{rule} (backend {backend} of service {service})"));
         }
         match &self.backends {

@@ -163,13 +163,13 @@ async fn start(
     desired: Arc<DesiredState>,
     netlink: Netlink,
 ) -> anyhow::Result<(Reconciler, Listeners)> {
-    let (options, capacities) = (options(config, object, &desired.current()), config.capacities);
-    let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities)).await?;
-    desired.set_slots(slots);
     let pool = &config.packets.full_nat.addresses;
     if let Some(rule) = full_nat_addresses(pool, &desired.current(), &netlink.snapshot()) {
         bail!("full_nat.addresses: {rule}");
     }
+    let (options, capacities) = (options(config, object, &desired.current()), config.capacities);
+    let (engine, (contents, slots)) = EngineThread::start(move || open(options, capacities)).await?;
+    desired.set_slots(slots);
     desired.set_full_nat(pool.clone());
     adopt::health(&desired, &contents, host::unix_seconds());
     make_services(&desired, &config.services)?;

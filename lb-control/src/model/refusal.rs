@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::address::place;
+
 /// A field of the request and the rule that it breaks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct FieldError {
@@ -44,7 +46,7 @@ pub enum Refusal {
     #[error("a service named {0} exists")]
     NameTaken(String),
     /// The service already has this backend.
-    #[error("service {service} already has the backend {backend}")]
+    #[error("service {service} already has the backend {}", place(backend))]
     BackendExists {
         /// The service's name.
         service: String,

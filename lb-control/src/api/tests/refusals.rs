@@ -121,6 +121,30 @@ async fn creations() {
 }
 
 #[tokio::test]
+async fn backends_without_ports_are_named_without() {
+    let api = Api::new();
+    let media = json!({
+        "name": "media", "address": "10.0.0.1", "ports": "any", "backends": [{ "address": "10.1.0.2" }],
+    });
+    assert_eq!(api.send("POST", "/v1/services", media).await.status, 201);
+    for (service, expected) in [
+        (
+            json!({ "name": "pay", "address": "10.1.0.0/24", "port": 80, "mode": "dsr-ipip" }),
+            "address: 10.1.0.2 is in 10.1.0.0/24, the virtual addresses of service pay (backend 10.1.0.2 of service \
+             media)",
+        ),
+        (
+            json!({ "name": "pay", "address": "10.0.0.2", "ports": "1-9", "backends": [{ "address": "10.1.0.2" }] }),
+            "backends[0].address: 10.1.0.2 is a backend of service media: the two could not tell its replies apart",
+        ),
+    ] {
+        assert_eq!(api.send("POST", "/v1/services", service).await.errors(), [expected]);
+    }
+    let twice = api.send("POST", "/v1/services/media/backends", json!({"address": "10.1.0.2"})).await;
+    assert!(twice.json()["detail"].as_str().unwrap().ends_with("has the backend 10.1.0.2"), "{}", twice.text);
+}
+
+#[tokio::test]
 async fn changes_of_what_is_live() {
     let api = Api::with_shop().await;
     let fixed = "cannot change on a live service";
