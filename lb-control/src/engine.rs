@@ -88,18 +88,32 @@ impl<D: Datapath> Engine<D> {
         Ok(engine)
     }
 
-    /// Installs `target`. After an error what is installed is read again, so that the next call goes on from there.
+    /// Installs `target`. After an error what is installed is read again, so that the next call goes on from there. A
+    /// program that cannot be had keeps nothing else from being installed: what packets meet already must not wait.
     pub fn apply(&mut self, target: &Target, now_seconds: u32) -> Result<Applied> {
+        let enabled = self.installed.features;
         let plan = plan(&mut self.installed, target, now_seconds);
+        let mut refused = None;
         for change in &plan.changes {
-            if let Err(error) = self.datapath.apply(change) {
-                let contents =
-                    self.datapath.contents().context("reading what is installed after an error")?;
-                self.installed = Installed::adopt(contents, self.datapath.capacity())?;
-                return Err(error.context(format!("applying {}", describe(change))));
+            let Err(error) = self.datapath.apply(change) else { continue };
+            let error = error.context(format!("applying {}", describe(change)));
+            if let Change::Enable(_) = change {
+                self.installed.features = enabled;
+                refused = Some(error);
+                continue;
             }
+            let contents = self.datapath.contents().context("reading what is installed after an error")?;
+            self.installed = Installed::adopt(contents, self.datapath.capacity())?;
+            return Err(error);
         }
-        Ok(Applied { changes: plan.changes.len(), slots_moved: plan.slots_moved, shortages: plan.shortages })
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(Applied {
+                changes: plan.changes.len(),
+                slots_moved: plan.slots_moved,
+                shortages: plan.shortages,
+            }),
+        }
     }
 
     /// Forgets flows that no longer matter, moves slots towards rest and frees ids. To be called every

@@ -1,15 +1,18 @@
 //! Services of every kind: what they need of the program and of the tables, and in which order.
 
+use anyhow::{Result, ensure};
 use lb_common::{
-    Address, Features, FragmentPolicy, Mode, Port, PortRange, QuicKey, QuicScheme, Settings, WideKey,
+    Address, BackendId, BackendState, Counters, Features, Flow, FlowKey, FragmentPolicy, HashKeys, Mode,
+    Port, PortRange, QuicKey, QuicScheme, Settings, Translation, WideKey,
 };
 use lb_control::{
-    datapath::Change,
+    datapath::{Capacity, Change, Contents, Datapath, memory::MemoryDatapath},
+    engine::Engine,
     plan::{Shortage, plan},
     target::{Target, TargetService},
 };
 
-use super::shape::{engine, key, kinds, nothing_installed, service, target};
+use super::shape::{CAPACITY, engine, key, kinds, nothing_installed, service, target};
 
 const POOL: Address = Address::from_ipv4([10, 0, 9, 1]);
 
@@ -170,6 +173,59 @@ fn the_program_is_asked_for_more_and_never_for_less() {
         });
         assert_eq!(enabled, expected.map(|features| (0, features)), "second {now}");
     }
+}
+
+/// Memory under a program that does nothing more.
+struct Stubborn(MemoryDatapath);
+
+impl Datapath for Stubborn {
+    fn apply(&mut self, change: &Change) -> Result<()> {
+        ensure!(!matches!(change, Change::Enable(_)), "the kernel refuses");
+        self.0.apply(change)
+    }
+    fn contents(&self) -> Result<Contents> {
+        self.0.contents()
+    }
+    fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        self.0.flows()
+    }
+    fn translations(&self) -> Result<Vec<(FlowKey, Translation)>> {
+        self.0.translations()
+    }
+    fn service_counters(&self, id: u32) -> Result<Counters> {
+        self.0.service_counters(id)
+    }
+    fn backend_counters(&self, id: BackendId) -> Result<Counters> {
+        self.0.backend_counters(id)
+    }
+    fn reason_counters(&self) -> Result<Vec<u64>> {
+        self.0.reason_counters()
+    }
+    fn hash_keys(&self) -> HashKeys {
+        self.0.hash_keys()
+    }
+    fn capacity(&self) -> Capacity {
+        self.0.capacity()
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_had_keeps_nothing_else_back() {
+    let mut memory = MemoryDatapath::new(CAPACITY, HashKeys([3, 5]));
+    memory.features = Features::NONE;
+    let mut engine = Engine::adopt(Stubborn(memory)).expect("nothing overlaps");
+    let mut wanted = target(vec![over_ipv6(service(81, 9..10)), service(80, 1..4)]);
+    for now in [100, 101] {
+        let refused = engine.apply(&wanted, now).expect_err("it is asked for again");
+        assert_eq!(format!("{refused:#}"), "applying Enable(Features(1)): the kernel refuses");
+        assert_eq!(engine.installed().services.len(), 2);
+        assert_eq!(engine.installed().features, Features::NONE);
+    }
+    wanted.services[1].backends[0].state = BackendState::Down;
+    engine.apply(&wanted, 102).expect_err("it is asked for again");
+    let down = engine.installed().services[&key(80)].backends
+        [&(wanted.services[1].backends[0].address, Port::new(8_080))];
+    assert!(!engine.installed().serves(down), "a failed backend is left all the same");
 }
 
 /// Replies come to the pool as soon as the service is there: its address answers first.
