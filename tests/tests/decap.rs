@@ -49,6 +49,37 @@ fn every_tunnel_reaches_a_socket() -> Result<()> {
     Ok(())
 }
 
+/// Larger than a page: such a packet is in several buffers.
+#[test]
+fn jumbo_frames_come_out_whole() -> Result<()> {
+    const MTU: usize = 9_000;
+    let stage = Stage::new()?;
+    stage.set_mtu(MTU)?;
+    for mode in ["driver", "generic"] {
+        stage.lbctl_ok(&["attach", "--interface", "eth0", "--mode", mode])?;
+        for within in Family::BOTH {
+            let socket = stage.bind(within)?;
+            for (tunnel, around) in [(TUNNELS[0], within.other()), (GUE, within)] {
+                let largest = MTU - overhead(within, tunnel, around);
+                for length in [1_400, 3_900, 4_096, largest] {
+                    let payload: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+                    let inner = datagram(within, 0, &payload);
+                    stage.wire.send(&in_tunnel(tunnel, around, within, 1, &inner))?;
+                    let arrived = socket.receive().with_context(|| format!("{mode}: {length} bytes"))?;
+                    assert!(arrived.payload == payload, "{mode}: {length} bytes of {tunnel:?} changed");
+                }
+            }
+        }
+        stage.lbctl_ok(&["detach", "--interface", "eth0"])?;
+    }
+    Ok(())
+}
+
+/// Bytes of every header around a payload.
+fn overhead(within: Family, tunnel: Tunnel, around: Family) -> usize {
+    in_tunnel(tunnel, around, within, 0, &datagram(within, 0, &[])).len() - 14
+}
+
 /// RFC 6040, figure 4, as a socket sees it.
 #[test]
 fn congestion_reaches_the_socket() -> Result<()> {

@@ -52,6 +52,11 @@ impl Stage {
         Ok(Self { balancer, backend, wire, pins: pin_directory(number) })
     }
 
+    /// Sets what both ends of the cable take.
+    pub fn set_mtu(&self, mtu: usize) -> Result<()> {
+        [&self.balancer, &self.backend].iter().try_for_each(|end| end.ip(&format!("link set eth0 mtu {mtu}")))
+    }
+
     /// Gives the backend, whose cable was removed, another interface of this number.
     pub fn connect_as(&self, number: &str) -> Result<()> {
         self.backend.ip(&format!(
@@ -168,7 +173,7 @@ pub struct Arrived {
 impl Datagrams {
     /// Waits for one.
     pub fn receive(&self) -> Result<Arrived> {
-        let (mut payload, mut control) = (vec![0_u8; 2_048], [0_u64; 8]);
+        let (mut payload, mut control) = (vec![0_u8; 65_536], [0_u64; 8]);
         let mut part = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
         // SAFETY: all-zero is a valid msghdr and a valid sockaddr_in6.
         let (mut message, mut from): (libc::msghdr, libc::sockaddr_in6) = unsafe { std::mem::zeroed() };
