@@ -37,6 +37,7 @@ pub async fn status(State(state): State<Shared>) -> Json<Value> {
         "backends": { "up": up, "draining": draining, "down": down },
         "interfaces": observed.interfaces,
         "flow_table": observed.flow_table,
+        "translation_table": observed.translation_table,
     }))
 }
 

@@ -82,6 +82,7 @@ async fn the_openapi_document_describes_the_routes_and_fields() {
         ("Status", &status, json!({})),
         ("Interface", &status["interfaces"][0], json!({})),
         ("FlowTable", &status["flow_table"], json!({})),
+        ("TranslationTable", &status["translation_table"], json!({})),
     ] {
         let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
         let described = keys(&document["components"]["schemas"][schema]["properties"]);
