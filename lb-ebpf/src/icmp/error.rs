@@ -40,8 +40,11 @@ pub fn go_on<P: Packet + ?Sized, T: Tables>(
         return Verdict::stay(Reason::NotOurs);
     };
     let mut onward = Onward::new(tuple);
-    let found = if !quote.is_some() || tables.virtual_address(&ip.destination).is_some() {
-        to_owner(tables, ip, tuple, protocol, &mut onward)
+    let service = service_of(tables, tuple, protocol);
+    // A prefix's addresses are none of the virtual ones, but have services.
+    let ours = service.is_some() || !quote.is_some() || tables.virtual_address(&ip.destination).is_some();
+    let found = if ours {
+        to_owner(tables, ip, tuple, service, &mut onward)
     } else {
         to_nat_client(tables, ip, tuple, &mut onward)
     };
@@ -149,19 +152,18 @@ fn is_tunnel<T: Tables>(tables: &T, mode: Mode) -> bool {
     tables.features().contains(Features::TUNNEL) && matches!(mode, Mode::DsrIpip | Mode::DsrGue)
 }
 
-/// The way of a client's packets of this tuple, found without a trace, or of a `full-nat` backend's. The reason is one of
+/// The way of a client's packets of this tuple to `service`, found without a trace, or of a `full-nat` backend's. The reason is one of
 /// errors that go on, or why none does.
 #[inline(always)]
 fn to_owner<T: Tables>(
     tables: &T,
     ip: &Ip,
     tuple: &mut FlowKey,
-    protocol: Protocol,
+    service: Option<&Service>,
     onward: &mut Onward,
 ) -> Reason {
     let features = tables.features();
     let Some(settings) = tables.settings() else { return Reason::TableInconsistent };
-    let service = service_of(tables, tuple, protocol);
     // An address of the pool has no services.
     onward.mode = match service {
         Some(service) => service.mode(),

@@ -118,9 +118,15 @@ fn ipv6<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, l3: usize, end: u
     if matches!(chain.part, Part::Later) {
         return None;
     }
+    let source = Address::from_words([header[2], header[3], header[4], header[5]]);
+    let destination = Address::from_words([header[6], header[7], header[8], header[9]]);
+    // Or a flow of IPv4 would be found by its mapped addresses.
+    if source.is_ipv4() || destination.is_ipv4() {
+        return None;
+    }
     Some(Header {
-        source: Address::from_words([header[2], header[3], header[4], header[5]]),
-        destination: Address::from_words([header[6], header[7], header[8], header[9]]),
+        source,
+        destination,
         protocol: chain.next_header,
         l4: chain.l4,
         end: l3 + ipv6::LEN + u16::from_be_bytes([length_high, length_low]) as usize,

@@ -17,7 +17,7 @@ use crate::{
     lanes::Lane,
     row::{Given, Row, Way},
     translations,
-    world::{FLOWS, SLOTS, Svc, Who, address, next_hop},
+    world::{FLOWS, SLOTS, Svc, Who, address, next_hop, target},
 };
 
 /// Whether the program itself sends such a packet.
@@ -199,6 +199,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
         backends.push((who, id, lane.engine().installed().backends[&id]));
         slots.fill(Slot::settled(backends[0].1));
     }
+    let mut program = target().program;
     let now = monotonic_seconds();
     for given in &row.given {
         let mut of = |who: Who, change: &dyn Fn(&mut Backend)| {
@@ -219,6 +220,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
             Given::TableBeyond => {
                 entry = Service::new(entry.id, SLOTS, entry.slots(), entry.settings());
             }
+            Given::Muted => program.answers_per_second = 0,
             Given::Remembered(..) | Given::Closed(..) | Given::Recycled(_) | Given::Full => {}
             Given::Translated(..)
             | Given::HalfTranslated(..)
@@ -231,6 +233,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     changes.extend(backends.into_iter().map(|(_, id, entry)| Change::PutBackend(id, entry)));
     changes.push(Change::WriteSlots(installed.entry.slots_start, slots));
     changes.push(Change::PutService(service.key(), entry));
+    changes.push(Change::PutSettings(program));
     for change in &changes {
         lane.engine().datapath_mut().apply(change)?;
     }

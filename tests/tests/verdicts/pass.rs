@@ -51,7 +51,7 @@ fn not_ours() -> Vec<Row> {
         row("another port", syn(&to(other_port))),
         row("the port of another protocol", datagram(&came)),
         row("another port, last hop", syn(&Frame { ttl: 1, ..to(other_port) })),
-        row("ICMP to a virtual address", came.ip_with(IpNumber::ICMP, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0])),
+        row("an ICMP timestamp", came.ip_with(IpNumber::ICMP, &[13, 0, 0xf2, 0xff, 0, 0, 0, 0])),
         row("SCTP to a virtual address", came.ip_with(IpNumber::SCTP, &[0; 12])),
         row("a fragment to another address", fragment),
         row("options to another address", with_options),

@@ -1,7 +1,7 @@
 //! Packets for a virtual address that are dropped, each for its reason.
 
 use lb_common::{Reason, SlotState::Settled};
-use tests::packet::{Frame, flags};
+use tests::packet::Frame;
 
 use crate::{
     row::{
@@ -9,9 +9,8 @@ use crate::{
         Row, Way, ack, datagram, segment, sent, stays, syn,
     },
     world::{
-        OTHER_MTU,
         Svc::{self, DsrTcp, DsrUdp, Empty, NatTcp, NatUdp},
-        Who::{A, B, Beyond, Nobody},
+        Who::{A, Beyond, Nobody},
     },
 };
 
@@ -123,14 +122,9 @@ fn fragments() -> Vec<Row> {
 }
 
 fn limits() -> Vec<Row> {
-    let ttl = |ttl| ack(&Frame { ttl, ..NatTcp.client_packet() });
-    let on_b = [Slots(B, B, Settled, 0)];
-    let large = |frame: &Frame| frame.tcp(flags::ACK, &[0; OTHER_MTU as usize - 39]);
     let unhurried = |frame: &Frame| Frame { ttl: frame.ttl - 62, ..*frame };
     let last = |frame: &Frame| Frame { ttl: 1, ..*frame };
     vec![
-        stays(NatTcp, "last hop", &[], ttl(1), Reason::TtlExpired),
-        stays(NatTcp, "no hop left", &[], ttl(0), Reason::TtlExpired),
         Row {
             packet: ack(&unhurried(&NatTcp.client_packet())),
             out: ack(&unhurried(&NatTcp.to_backend(A))),
@@ -141,8 +135,6 @@ fn limits() -> Vec<Row> {
             out: ack(&last(&DsrTcp.to_backend(A))),
             ..sent(DsrTcp, "no hop is taken", &[], ack, A)
         },
-        stays(NatTcp, "a byte more than the MTU", &on_b, large(&NatTcp.client_packet()), Reason::ExceedsMtu),
-        stays(DsrTcp, "a byte more than the MTU", &on_b, large(&DsrTcp.client_packet()), Reason::ExceedsMtu),
     ]
 }
 

@@ -37,6 +37,8 @@ pub enum Given {
     TableBeyond,
     /// The flow table is full of other flows.
     Full,
+    /// No ICMP error may be sent.
+    Muted,
     /// Both directions of the packet's flow are translated, to this backend; each with its state and how many seconds
     /// ago it was seen.
     Translated(Who, (FlowState, u32), (FlowState, u32)),
