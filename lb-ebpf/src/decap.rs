@@ -65,10 +65,8 @@ pub fn decapsulate<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) ->
     };
     // Frames for groups of hosts are no `Header::Ip`: tunnel packets are for one.
     let Header::Ip(outer) = header else { return DecapReason::NotTunnel };
-    let (l3, l4) = (
-        tables.launder(outer.l3() as u64) as usize & 0x1f,
-        tables.launder(outer.l4() as u64) as usize & L4_MAX,
-    );
+    let outer = outer.laundered(|word| tables.launder(word));
+    let (l3, l4) = (outer.l3(), outer.l4());
     let end = l3 + outer.length as usize;
     let settings = tables.settings();
     let by_gue = match outer.protocol() {

@@ -133,6 +133,12 @@ pub struct Ip {
 }
 
 impl Ip {
+    /// The same header, with its forms laundered: see [`crate::tables::Tables::launder`].
+    #[inline(always)]
+    pub fn laundered(self, launder: impl Fn(u64) -> u64) -> Self {
+        Self { shape: Shape(launder(self.shape.0)), ..self }
+    }
+
     /// The version.
     #[inline(always)]
     pub const fn family(&self) -> Family {
