@@ -31,7 +31,8 @@ const ON_B: Given = Slots(B, B, Settled, 0);
 const LIVE: Given = Translated(A, (Established, 5), (Established, 5));
 
 pub fn rows() -> Vec<Row> {
-    [opened(), followed(), replaced(), refused(), left(), clamped(), replied(), unknown_replies()].concat()
+    [opened(), followed(), replaced(), refused(), left(), told(), clamped(), replied(), unknown_replies()]
+        .concat()
 }
 
 fn unchecked_datagram(frame: &Frame) -> Vec<u8> {
@@ -264,6 +265,24 @@ fn left() -> Vec<Row> {
                 Established,
             )
         },
+    ]
+}
+
+/// What goes no further is told to its sender, who sends again: its flow is open by then. What it is told is tabled
+/// elsewhere.
+fn told() -> Vec<Row> {
+    let told = |name, given: &[Given], packet: Vec<u8>| Row {
+        action: Action::Tx,
+        out: vec![0; packet.len() + 28],
+        free: std::iter::once(0..packet.len() + 28).collect(),
+        ..stays(FullNatTcp, name, given, packet, Reason::TimeExceededAnswered)
+    };
+    let client = Frame { ttl: 1, ..FullNatTcp.client_packet() };
+    let backend = Frame { ttl: 1, destination: POOL, ..FullNatTcp.backend_packet(A) };
+    vec![
+        told("the last hop of a SYN", &[], syn(&client)).translates(A, Opening, Opening),
+        told("the last hop", &[LIVE], segment(&client)).translates(A, Established, Established),
+        told("reply, the last hop", &[LIVE], segment(&backend)).translates(A, Established, Established),
     ]
 }
 
