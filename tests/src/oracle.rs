@@ -4,20 +4,28 @@
 //! | module | what |
 //! |---|---|
 //! | [`read`] | what a frame is, by etherparse |
-//! | [`world`], [`choose`] | configuration and memory; which backend |
-//! | [`judge`], [`tunnel`], [`edit`], [`sum`] | what may become of a packet, byte by byte, checksums in full |
+//! | [`world`], [`memory`], [`choose`] | configuration and memory; which backend |
+//! | [`judge`], [`forward`], [`full_nat`], [`tunnel`], [`segment`], [`connection`] | what may become of a packet |
+//! | [`error`], [`answer`] | ICMP: what is sent on, and what the balancer itself says |
+//! | [`edit`], [`sum`] | byte by byte, checksums in full |
 //! | [`outcome`] | the comparison |
 //! | [`scene`], [`craft`], [`draft`], [`quic`], [`spoil`], [`random`] | configurations and packets from a seed |
 //! | [`kernel`], [`run`], [`pcap`] | the lanes, the loop, what is left of a difference |
 //!
 //! Invariant: of the packet path nothing but plain data of `lb-common` and its flow hash is used to judge.
 
+pub mod answer;
 pub mod choose;
+pub mod connection;
 pub mod craft;
 pub mod draft;
 pub mod edit;
+pub mod error;
+pub mod forward;
+pub mod full_nat;
 pub mod judge;
 pub mod kernel;
+pub mod memory;
 pub mod outcome;
 pub mod pcap;
 pub mod quic;
@@ -25,6 +33,7 @@ pub mod random;
 pub mod read;
 pub mod run;
 pub mod scene;
+pub mod segment;
 pub mod spoil;
 pub mod sum;
 pub mod tunnel;

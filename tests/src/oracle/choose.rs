@@ -108,7 +108,7 @@ pub fn owner(world: &World, service: &Service, tuple: &FlowKey) -> u32 {
 }
 
 /// The state of a flow after one more packet of its client.
-fn after(state: FlowState, event: Event) -> FlowState {
+pub fn after(state: FlowState, event: Event) -> FlowState {
     use FlowState::{Closing, Established, Opening, Reset};
     match (state, event) {
         (_, Event::Reset) => Reset,

@@ -110,6 +110,13 @@ impl Craft {
     fn client(&mut self, random: &mut Random, scene: &Scene) {
         let tuple = *random.pick(&scene.tuples);
         let mut draft = client_draft(random, scene, tuple, None);
+        if random.one_in(60)
+            && let IpAddr::V4(address) = draft.destination
+        {
+            // What no host sends: an IPv4 address in its mapped form, in an IPv6 header.
+            draft.source = client(true, 7);
+            draft.destination = IpAddr::V6(address.to_ipv6_mapped());
+        }
         let mut class = if draft.protocol == 6 { Class::ClientTcp } else { Class::ClientUdp };
         if draft.protocol == 17 && random.one_in(2) {
             class = Class::Quic;
@@ -172,8 +179,13 @@ impl Craft {
         let service = &scene.world.services[tuple.2];
         let to_vip = random.one_in(2);
         let mut quoted = if to_vip {
-            let came = client_draft(random, scene, tuple, None);
-            turned(random, &came)
+            match translated_draft(random, scene, true) {
+                Some(draft) if random.one_in(2) => draft,
+                _ => {
+                    let came = client_draft(random, scene, tuple, None);
+                    turned(random, &came)
+                }
+            }
         } else {
             let mut sent = client_draft(random, scene, tuple, None);
             let backends: Vec<_> = scene.world.backends.iter().collect();
@@ -200,11 +212,12 @@ impl Craft {
             quoted.extensions.clear();
         }
         let v6 = quoted.source.is_ipv6();
+        // As the packet's receiver says it, the tags of whose network nobody knows.
+        quoted.tags.clear();
         let mut quote = if random.one_in(12) {
             quoted.identification = 7;
             let at = if quoted.upper.len() < 16 || random.one_in(2) { 0 } else { 8 };
             let cut = Cut { at, len: 8, more: true };
-            quoted.tags.clear();
             quoted.trailer = 0;
             quoted.fragment(cut)[14..].to_vec()
         } else {
@@ -415,6 +428,22 @@ fn payload_len(random: &mut Random) -> usize {
     }
 }
 
+/// An address of a service's network.
+fn within(random: &mut Random, address: IpAddr, width: u8) -> IpAddr {
+    let host = if width == 127 { random.below(4) as u8 } else { 0 };
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            IpAddr::from([a, b, c, d | host])
+        }
+        IpAddr::V6(address) => {
+            let mut octets = address.octets();
+            octets[15] |= host;
+            IpAddr::from(octets)
+        }
+    }
+}
+
 /// A client's packet of a tuple, with these TCP flags or any.
 fn client_draft(random: &mut Random, scene: &Scene, tuple: (IpAddr, u16, usize), flags: Option<u8>) -> Draft {
     let key = scene.world.services[tuple.2].key;
@@ -423,7 +452,7 @@ fn client_draft(random: &mut Random, scene: &Scene, tuple: (IpAddr, u16, usize),
     if last > port {
         port = random.between(port.into(), last.into()) as u16;
     }
-    let ends = (tuple.0, ip_addr(key.address));
+    let ends = (tuple.0, within(random, ip_addr(key.address), key.width));
     let mut draft = plain_draft(random, ends);
     draft.protocol = key.protocol;
     draft.upper = transport(random, ends, (tuple.1, port), key.protocol, flags);
@@ -454,8 +483,30 @@ fn transport(
     tcp(ends, ports, flags, random.word(), options, &payload)
 }
 
-/// A backend's reply to some client.
+/// A packet of a translated flow as it arrives, or as it left: `None` where no flow is translated.
+fn translated_draft(random: &mut Random, scene: &Scene, left: bool) -> Option<Draft> {
+    let mut known: Vec<_> = scene.world.translations.iter().collect();
+    known.sort_by_key(|(key, _)| **key);
+    let (key, entry) = if known.is_empty() { return None } else { *random.pick(&known) };
+    let (ends, ports) = if left {
+        ((entry.source, entry.destination), (entry.source_port, entry.destination_port))
+    } else {
+        ((key.client, key.vip), (key.client_port, key.vip_port))
+    };
+    let ends = (ip_addr(ends.0), ip_addr(ends.1));
+    let mut draft = plain_draft(random, ends);
+    draft.protocol = key.protocol;
+    draft.upper = transport(random, ends, (ports.0.number(), ports.1.number()), key.protocol, None);
+    Some(draft)
+}
+
+/// A backend's reply to some client, or to the pool.
 fn reply_draft(random: &mut Random, scene: &Scene) -> Draft {
+    if random.one_in(3)
+        && let Some(draft) = translated_draft(random, scene, false)
+    {
+        return draft;
+    }
     let mut known: Vec<_> = scene.world.backends.iter().map(|(&id, &entry)| (id, entry)).collect();
     known.sort_by_key(|&(id, _)| id);
     if known.is_empty() {

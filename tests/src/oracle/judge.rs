@@ -3,14 +3,17 @@
 use std::net::IpAddr;
 
 use etherparse::{ArpOperation, ArpPacketSlice, EtherType};
-use lb_common::{Mode, Reason};
+use lb_common::{FlowKey, Mode, NextHop, Reason, Translation};
 
-use super::choose::{Choice, choose, is_down};
+use super::choose::{Choice, choose, is_down, owner};
+use super::connection::named;
 use super::edit::{Edited, Ends};
+use super::memory::{Fate, Way as Remembered};
 use super::outcome::{Action, Outcome, Tally};
-use super::read::{Frame, Hindrance, Ip, Transport, read, tags};
+use super::read::{Frame, Hindrance, Ip, Part, Transport, read};
+use super::segment::clamped;
 use super::tunnel;
-use super::world::{Backend, Routed, Service, World, flow_key};
+use super::world::{Backend, Routed, Service, World, flow_key, ip_addr};
 
 /// One packet's trial.
 pub struct Judge<'w> {
@@ -22,6 +25,10 @@ pub struct Judge<'w> {
     pub frame: &'w [u8],
     /// The packet as it went: where a field is free, its value is taken from here.
     pub out: &'w [u8],
+    /// What the lane holds of a translated flow after the packet: its port is free.
+    pub translation: &'w dyn Fn(&FlowKey) -> Option<Translation>,
+    /// The reason, where the lane tells it.
+    pub seen_reason: Option<Reason>,
 }
 
 /// A way out.
@@ -83,7 +90,7 @@ impl Judge<'_> {
         {
             return None;
         }
-        if !self.world.services_of(asked).any(|service| service.answers_arp) {
+        if !self.world.answers_neighbours(asked) {
             return None;
         }
         let own = self.own_mac()?;
@@ -114,43 +121,62 @@ impl Judge<'_> {
     fn transport(&self, transport: &Transport) -> Outcome {
         let (world, ip) = (self.world, &transport.ip);
         if let Some(service) = world.service_at(ip.destination, transport.destination_port, ip.protocol) {
-            return self.client(transport, service);
+            if service.settings.mode == Mode::FullNat {
+                return self.full_nat(transport, Some(service));
+            }
+            return self
+                .with_segment(transport, service.settings.mss, |judge| judge.client(transport, service));
+        }
+        if world.is_pool_port(transport.destination_port)
+            && world.translations.contains_key(&tuple(transport))
+        {
+            return self.full_nat(transport, None);
         }
         match world.reply_of(ip.source, transport.source_port, ip.protocol) {
             None => Outcome::stays(Reason::NotOurs),
             Some(_) if world.locals.contains(&ip.destination) => Outcome::stays(Reason::LocalReply),
-            Some((service, backend)) => self.reply(transport, service, backend),
+            Some((service, _)) => {
+                self.with_segment(transport, service.settings.mss, |judge| judge.reply(transport, service))
+            }
         }
+    }
+
+    /// Judges on with the announced segment size lowered, whatever then becomes of the packet.
+    fn with_segment(&self, transport: &Transport, mss: u16, on: impl Fn(&Judge<'_>) -> Outcome) -> Outcome {
+        // Of a fragmented SYN nothing is clamped: no stack sends one.
+        let whole = transport.ip.part == Part::Whole;
+        let Some(frame) = clamped(self.frame, transport, mss).filter(|_| whole) else { return on(self) };
+        let mut outcome = on(&Judge { frame: &frame, ..*self });
+        outcome.edited.get_or_insert_with(|| Edited::new(&frame));
+        outcome
     }
 
     fn client(&self, transport: &Transport, service: &Service) -> Outcome {
         let ip = &transport.ip;
-        let (from, to) = if service.settings.by_address {
-            (0, 0)
-        } else {
-            (transport.source_port, transport.destination_port)
+        let tuple = selection_tuple(service, transport);
+        // QUIC is never fragmented (RFC 9000, 14).
+        let connection = match ip.part {
+            Part::Whole => named(self.world, service, self.frame, transport),
+            _ => None,
         };
-        let tuple = flow_key(ip.source, from, ip.destination, to, ip.protocol);
-        let choice = choose(self.world, service, &tuple, transport.event);
+        let choice = match connection {
+            Some(backend) => Choice { backend, new_flow: false, refused: false, remembers: None },
+            None => choose(self.world, service, &tuple, transport.event),
+        };
         let flow = choice.remembers.map(|flow| (tuple, flow));
-        let outcome = if choice.backend == 0 {
-            Outcome::stays(Reason::NoBackend)
-        } else if choice.backend >= self.world.backend_ids {
-            Outcome::stays(Reason::TableInconsistent)
-        } else {
-            match self.world.backends.get(&choice.backend) {
-                Some(backend) if !is_down(backend.state) => {
-                    let mut outcome = self.forward(transport, service, backend, choice);
-                    if let Some((_, entropy)) = outcome.effects.entropy {
-                        outcome.effects.entropy = Some((tuple, entropy));
-                    }
-                    outcome
-                }
-                _ => Outcome::stays(Reason::NoBackend),
-            }
-        };
+        let mut outcome = self.chosen(choice.backend, |backend| self.forward(transport, service, backend));
+        if connection.is_some() && outcome.is_refusal() {
+            outcome = self.refused_by_hash(transport, service, &tuple);
+        }
+        if let Some((key, _)) = &mut outcome.effects.entropy {
+            *key = tuple;
+        }
+        if ip.part == Part::First && choice.backend != 0 {
+            let fate = Fate::Backend { backend: choice.backend, service: service.id, tuple };
+            outcome.effects.fragment = Some((ip.fragment_key(), Remembered { fate, seen: self.world.now }));
+        }
         let mut outcome = outcome.with_flow(flow);
-        if matches!(outcome.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment) {
+        if outcome.is_forwarded() {
             outcome.effects.tally = Some(Tally {
                 service: service.id,
                 backend: choice.backend,
@@ -162,99 +188,41 @@ impl Judge<'_> {
         outcome
     }
 
-    fn forward(
-        &self,
-        transport: &Transport,
-        service: &Service,
-        backend: &Backend,
-        _choice: Choice,
-    ) -> Outcome {
-        let (ip, mode) = (&transport.ip, service.settings.mode);
-        if mode == Mode::Nat && ip.source == backend.address {
-            return Outcome::stays(Reason::OwnClient);
-        }
-        let overhead = tunnel::overhead(mode, backend.address);
-        let routed = backend.next_hop.is_none();
-        let way = self.way_to(ip, backend, overhead);
+    /// What a sender is told goes by the flow's hash, whatever the connection id names: see docs/proof.md.
+    fn refused_by_hash(&self, transport: &Transport, service: &Service, tuple: &FlowKey) -> Outcome {
+        let backend = self.world.backends.get(&owner(self.world, service, tuple));
+        let Some(backend) = backend.filter(|backend| !is_down(backend.state)) else {
+            return Outcome::stays(Reason::NoBackend);
+        };
+        let mode = service.settings.mode;
+        let way = self.way_to(&transport.ip, backend, tunnel::overhead(mode, backend.address));
         let outcome = match way {
             Way::Inconsistent => Outcome::stays(Reason::TableInconsistent),
             Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
-            _ => match mode {
-                Mode::Nat => self.nat(transport, backend, way),
-                Mode::DsrL2 => self.neighbour(ip, way),
-                Mode::DsrIpip | Mode::DsrGue => self.tunnel(ip, mode, backend, way),
-                Mode::FullNat => Outcome::stays(Reason::TableInconsistent),
-            },
+            _ => self.refused(&transport.ip, mode, way),
         };
-        Outcome { routed, ..outcome }
+        Outcome { routed: backend.next_hop.is_none(), ..outcome }
     }
 
-    fn nat(&self, transport: &Transport, backend: &Backend, way: Way) -> Outcome {
+    /// Goes on with a chosen backend, if it exists and serves.
+    pub fn chosen(&self, id: u32, on: impl FnOnce(&Backend) -> Outcome) -> Outcome {
+        if id == 0 {
+            return Outcome::stays(Reason::NoBackend);
+        }
+        if id >= self.world.backend_ids {
+            return Outcome::stays(Reason::TableInconsistent);
+        }
+        match self.world.backends.get(&id) {
+            Some(backend) if !is_down(backend.state) => on(backend),
+            _ => Outcome::stays(Reason::NoBackend),
+        }
+    }
+
+    fn reply(&self, transport: &Transport, service: &Service) -> Outcome {
         let ip = &transport.ip;
-        if ip.ttl <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment) {
-            return self.refused(ip, way);
-        }
-        let port = if backend.port == 0 { transport.destination_port } else { backend.port };
-        let ends = Ends { destination: Some((backend.address, port)), source: None };
-        self.rewritten(transport, ends, way, Reason::Forwarded)
-    }
-
-    /// A packet with new ends: sent, or left to the stack if it is too large for its way.
-    fn rewritten(&self, transport: &Transport, ends: Ends, way: Way, reason: Reason) -> Outcome {
-        let ip = &transport.ip;
-        let mut edited = Edited::new(self.frame);
-        edited.ends(transport, ends, |_| {});
-        let Way::Known { .. } = way else {
-            edited.ip_checksum(ip, self.frame);
-            return Outcome { edited: Some(edited), ..Outcome::stays(Reason::LeftToFragment) };
-        };
-        edited.hop(ip);
-        edited.ip_checksum(ip, self.frame);
-        self.sent(edited, way, reason)
-    }
-
-    /// Gives a finished packet its link layer.
-    pub fn sent(&self, mut edited: Edited, way: Way, reason: Reason) -> Outcome {
-        let Way::Known { source, destination, ifindex } = way else {
-            return Outcome { problem: Some("no way out".to_owned()), ..Outcome::stays(reason) };
-        };
-        let back = ifindex == self.world.ingress;
-        edited.link(tags(self.frame), source, destination, back);
-        let action = if back { Action::Back } else { Action::Out(Some(ifindex)) };
-        Outcome { action, edited: Some(edited), ..Outcome::stays(reason) }
-    }
-
-    fn neighbour(&self, ip: &Ip, way: Way) -> Outcome {
-        match way {
-            Way::TooBig(_) => self.refused(ip, way),
-            _ => self.sent(Edited::new(self.frame), way, Reason::Forwarded),
-        }
-    }
-
-    fn tunnel(&self, ip: &Ip, mode: Mode, backend: &Backend, way: Way) -> Outcome {
-        let Way::Known { ifindex, .. } = way else { return self.refused(ip, way) };
-        if ip.ttl <= 1 {
-            return self.refused(ip, way);
-        }
-        let mut edited = Edited::new(self.frame);
-        edited.hop(ip);
-        edited.ip_checksum(ip, self.frame);
-        let mut outcome = self.sent(edited, way, Reason::Forwarded);
-        let kept = if ifindex == self.world.ingress { tags(self.frame) } else { 0 };
-        if let Some(edited) = &mut outcome.edited {
-            match tunnel::wrap(self.world, edited, ip, mode, backend.address, self.out, kept) {
-                Ok(entropy) => outcome.effects.entropy = Some((Default::default(), entropy)),
-                Err(problem) => outcome.problem = Some(problem),
-            }
-        }
-        outcome
-    }
-
-    fn reply(&self, transport: &Transport, service: &Service, _backend: u32) -> Outcome {
-        let ip = &transport.ip;
-        let vip = super::world::ip_addr(service.key.address);
+        let vip = ip_addr(service.key.address);
         let way = self.way_by_route(vip, ip.destination, ip.length());
-        let outcome = match way {
+        let mut outcome = match way {
             Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
             _ if ip.ttl <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment) => {
                 Outcome::stays(Reason::ReplyLeft)
@@ -265,18 +233,31 @@ impl Judge<'_> {
                     _ => transport.source_port,
                 };
                 let ends = Ends { source: Some((vip, port)), destination: None };
-                self.rewritten(transport, ends, way, Reason::Replied)
+                self.rewritten(transport, ends, way, Reason::Replied, 0)
             }
         };
-        Outcome { routed: true, ..outcome }
+        if ip.part == Part::First {
+            let fate = Fate::Rewritten { source: vip, destination: ip.destination, to: None };
+            outcome.effects.fragment = Some((ip.fragment_key(), Remembered { fate, seen: self.world.now }));
+        }
+        outcome.routed = true;
+        outcome
     }
 
     /// The way to a backend, with so many bytes in front.
     pub fn way_to(&self, ip: &Ip, backend: &Backend, overhead: usize) -> Way {
-        let length = ip.length() + overhead;
         let Some(hop) = backend.next_hop else {
-            return self.way_by_route(ip.source, backend.address, length);
+            return match self.way_by_route(ip.source, backend.address, ip.length() + overhead) {
+                Way::TooBig(mtu) => Way::TooBig(mtu.saturating_sub(overhead as u32)),
+                way => way,
+            };
         };
+        self.way_by_hop(hop, ip.length(), overhead)
+    }
+
+    /// The way that a next hop names.
+    pub fn way_by_hop(&self, hop: NextHop, length: usize, overhead: usize) -> Way {
+        let length = length + overhead;
         match self.world.interfaces.get(&hop.interface) {
             None => Way::Inconsistent,
             Some(interface) if length > interface.mtu as usize => {
@@ -303,20 +284,6 @@ impl Judge<'_> {
             }
         }
     }
-
-    /// A packet that goes no further: its time to live ends, or it is too large for its way.
-    fn refused(&self, ip: &Ip, _way: Way) -> Outcome {
-        Outcome::stays(if ip.ttl <= 1 { Reason::TtlExpired } else { Reason::ExceedsMtu })
-    }
-
-    fn later(&self, ip: &Ip) -> Outcome {
-        let ours = self.world.is_virtual(ip.destination);
-        Outcome::stays(if ours { Reason::FragmentUnknown } else { Reason::NotOurs })
-    }
-
-    fn icmp(&self, _ip: &Ip) -> Outcome {
-        Outcome::stays(Reason::NotOurs)
-    }
 }
 
 /// Whether the kernel may refuse to look a way up from there.
@@ -333,4 +300,19 @@ fn is_ordinary(address: IpAddr) -> bool {
         }
         IpAddr::V6(address) => address.segments()[..2] == [0x2001, 0xdb8] && address.segments()[2] == 0x18,
     }
+}
+
+/// The tuple of a packet.
+pub fn tuple(transport: &Transport) -> FlowKey {
+    let ip = &transport.ip;
+    flow_key(ip.source, transport.source_port, ip.destination, transport.destination_port, ip.protocol)
+}
+
+/// What a service chooses by.
+pub fn selection_tuple(service: &Service, transport: &Transport) -> FlowKey {
+    let ip = &transport.ip;
+    if service.settings.by_address {
+        return flow_key(ip.source, 0, ip.destination, 0, ip.protocol);
+    }
+    tuple(transport)
 }

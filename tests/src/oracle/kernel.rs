@@ -128,6 +128,10 @@ impl Kernel {
         let contents = host.contents()?;
         let old = std::mem::take(&mut self.installed);
         let mut changes: Vec<Change> = Vec::new();
+        changes.extend(old.wide.iter().map(|(key, bits, _)| Change::DeleteWide(*key, *bits)));
+        changes.extend(old.quic_servers.iter().map(|(key, _)| Change::DeleteQuicServer(*key)));
+        changes.extend(contents.wide.iter().map(|(key, bits, wide)| Change::PutWide(*key, *bits, *wide)));
+        changes.extend(contents.quic_servers.iter().map(|(key, id)| Change::PutQuicServer(*key, *id)));
         changes.extend(old.services.iter().map(|(key, ..)| Change::DeleteService(*key)));
         changes.extend(old.replies.iter().map(|(key, _)| Change::DeleteReply(*key)));
         changes.extend(old.virtual_addresses.iter().map(|(key, _)| Change::DeleteVirtualAddress(*key)));
@@ -186,6 +190,11 @@ impl Kernel {
     /// The maps.
     pub fn datapath(&self) -> &BpfDatapath {
         &self.datapath
+    }
+
+    /// One direction of a translated flow.
+    pub fn translation(&self, key: &FlowKey) -> Option<Translation> {
+        self.translations.get(key, 0).ok()
     }
 
     /// Every direction of every translated flow.

@@ -1,8 +1,9 @@
 //! What may become of a packet, and the comparison with what did. Pure.
 
-use lb_common::{Flow, FlowKey, FragmentKey, FragmentWay, Reason, Translation};
+use lb_common::{Flow, FlowKey, Reason, Translation};
 
 use super::edit::Edited;
+use super::memory::{FragmentKey, Way};
 use super::tunnel::is_steady;
 use super::world::{Entropy, World};
 
@@ -59,9 +60,11 @@ pub struct Effects {
     /// Outer fields of a flow.
     pub entropy: Option<(FlowKey, Entropy)>,
     /// Where fragments go.
-    pub fragment: Option<(FragmentKey, FragmentWay)>,
-    /// Directions of translated flows.
-    pub translations: Vec<(FlowKey, Translation)>,
+    pub fragment: Option<(FragmentKey, Way)>,
+    /// Directions of translated flows; none: removed.
+    pub translations: Vec<(FlowKey, Option<Translation>)>,
+    /// Whether a lane was free in what it translates to.
+    pub opened: bool,
     /// An ICMP error was sent, or would have been.
     pub answered: bool,
 }
@@ -93,6 +96,16 @@ impl Outcome {
             open: false,
             effects: Effects::default(),
         }
+    }
+
+    /// Whether it is on its way to a backend, and counted.
+    pub fn is_forwarded(&self) -> bool {
+        matches!(self.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment)
+    }
+
+    /// Whether it goes no further and its sender may be told.
+    pub fn is_refusal(&self) -> bool {
+        self.effects.answered || matches!(self.reason, Reason::TtlExpired | Reason::ExceedsMtu)
     }
 
     /// The flow table's change.
@@ -133,7 +146,10 @@ impl Outcome {
             world.fragments.insert(key, way);
         }
         for &(key, translation) in &effects.translations {
-            world.translations.insert(key, translation);
+            match translation {
+                Some(translation) => world.translations.insert(key, translation),
+                None => world.translations.remove(&key),
+            };
         }
         if effects.answered {
             let (second, sent) = world.answers;

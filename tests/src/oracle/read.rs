@@ -86,6 +86,8 @@ pub struct Ip {
     pub part: Part,
     /// Of fragments.
     pub identification: u32,
+    /// Of a later fragment: bytes before it.
+    pub offset: usize,
 }
 
 impl Ip {
@@ -94,7 +96,13 @@ impl Ip {
         self.end - self.l3
     }
 
-    /// Bytes of the IPv4 header.
+    /// What a packet's fragments share; of IPv6 the identification alone tells two packets of the same ends apart.
+    pub fn fragment_key(&self) -> super::memory::FragmentKey {
+        let protocol = if self.is_v6() { 0 } else { self.protocol };
+        (self.source, self.destination, self.identification, protocol)
+    }
+
+    /// Whether it is IPv6.
     pub fn is_v6(&self) -> bool {
         self.source.is_ipv6()
     }
@@ -205,6 +213,7 @@ fn ipv4(frame: &[u8], l3: usize, group: bool) -> Frame {
             dont_fragment: header.dont_fragment(),
             part,
             identification: u32::from(header.identification()),
+            offset: usize::from(header.fragments_offset().value()) * 8,
         },
     )
 }
@@ -214,6 +223,11 @@ fn ipv6(frame: &[u8], l3: usize, group: bool) -> Frame {
     let mut octets = [0; 16];
     octets.copy_from_slice(&fixed[24..]);
     let destination = IpAddr::from(octets);
+    // No host sends from or to an IPv4 address in its mapped form (RFC 4038, 4.2).
+    let is_mapped = |octets: &[u8]| octets[..10] == [0; 10] && octets[10..12] == [0xff; 2];
+    if is_mapped(&fixed[8..24]) || is_mapped(&fixed[24..]) {
+        return Frame::Hindered(destination, Hindrance::Protocol);
+    }
     // Neighbour solicitations go to groups.
     if group && IpNumber(fixed[6]) != IpNumber::IPV6_ICMP {
         return Frame::Hindered(destination, Hindrance::Group);
@@ -236,6 +250,7 @@ fn ipv6(frame: &[u8], l3: usize, group: bool) -> Frame {
         dont_fragment: true,
         part: Part::Whole,
         identification: 0,
+        offset: 0,
     };
     match extensions(&frame[..end], &mut ip) {
         Ok(()) => upper(frame, ip),
@@ -244,7 +259,7 @@ fn ipv6(frame: &[u8], l3: usize, group: bool) -> Frame {
 }
 
 /// Walks up to the upper layer, or to a later fragment's header.
-fn extensions(packet: &[u8], ip: &mut Ip) -> Result<(), Hindrance> {
+pub fn extensions(packet: &[u8], ip: &mut Ip) -> Result<(), Hindrance> {
     for walked in 0.. {
         let number = IpNumber(ip.protocol);
         if !matches!(
@@ -265,6 +280,7 @@ fn extensions(packet: &[u8], ip: &mut Ip) -> Result<(), Hindrance> {
             ip.protocol = header.next_header().0;
             if header.is_fragmenting_payload() {
                 ip.identification = header.identification();
+                ip.offset = usize::from(header.fragment_offset().value()) * 8;
                 ip.part = if header.fragment_offset().value() == 0 { Part::First } else { Part::Later };
             }
             if ip.part == Part::Later {

@@ -2,21 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lb_common::{Counters, FlowKey, Reason};
+use lb_common::{BackendId, Counters, FlowKey, FragmentKey, FragmentWay, Reason};
 use lb_control::datapath::{Datapath as _, memory::MemoryDatapath};
 
 use super::craft::{Class, Craft};
 use super::judge::Judge;
 use super::kernel::{Kernel, Routes};
+use super::memory::{Fate, Way};
 use super::outcome::{Action, Outcome, Seen, action_of};
 use super::pcap::{hexdump, write};
 use super::random::Random;
+use super::read::{Frame, Part, Transport, read};
 use super::scene::Scene;
-use super::world::Routed;
+use super::world::{Routed, address};
 
 /// Counters and tables are compared every so many packets.
 const BATCH: u64 = 256;
@@ -258,7 +261,18 @@ impl Runner<'_> {
         if let Some((kernel, routed)) = &mut self.kernel {
             // The kernel's test run takes no less than an Ethernet header, and of some ways nobody says what its routes
             // answer.
-            let open = || Judge { world: &scene.world, routed, frame, out: frame }.judge().open;
+            let nothing = |_: &FlowKey| None;
+            let open = || {
+                let judge = Judge {
+                    world: &scene.world,
+                    routed,
+                    frame,
+                    out: frame,
+                    translation: &nothing,
+                    seen_reason: None,
+                };
+                judge.judge().open
+            };
             if frame.len() < 14 || open() {
                 return Ok(Ok(Some(Vec::new())));
             }
@@ -269,9 +283,19 @@ impl Runner<'_> {
             if second() != scene.world.now {
                 return Ok(Ok(None));
             }
-            let outcome = Judge { world: &scene.world, routed, frame, out: &seen.bytes }.judge();
             if self.plan.every_reason {
                 seen.reason = counted(&kernel.datapath().reason_counters()?, base, &expected.reasons);
+            }
+            let translation = |key: &FlowKey| kernel.translation(key);
+            let judged = |reason| {
+                let (world, out) = (&scene.world, &seen.bytes);
+                Judge { world, routed, frame, out, translation: &translation, seen_reason: reason }.judge()
+            };
+            let mut outcome = judged(seen.reason);
+            if outcome.effects.opened && seen.action == Action::Drop && seen.reason.is_none() {
+                // Both a full table and taken ports may be the reason.
+                let counters = kernel.datapath().reason_counters()?;
+                outcome = judged(counted(&counters, base, &expected.reasons));
             }
             if let Err(wrong) = outcome.compare(frame, &seen) {
                 return Ok(Err((format!("kernel: {wrong}"), seen.bytes)));
@@ -281,13 +305,24 @@ impl Runner<'_> {
         let started = Instant::now();
         let seen = on_host(scene.host.datapath(), scene.world.now, frame);
         self.report.host += started.elapsed();
-        let outcome = Judge { world: &scene.world, routed: &STAND_IN, frame, out: &seen.bytes }.judge();
+        let host = scene.host.datapath();
+        let translation = |key: &FlowKey| host.translations.borrow().get(key).copied();
+        let outcome = Judge {
+            world: &scene.world,
+            routed: &STAND_IN,
+            frame,
+            out: &seen.bytes,
+            translation: &translation,
+            seen_reason: seen.reason,
+        }
+        .judge();
         if let Err(wrong) = outcome.compare(frame, &seen) {
             return Ok(Err((format!("host: {wrong}"), seen.bytes)));
         }
         let mut decisive = outcome;
         if let Some((kernel_seen, kernel_outcome)) = from_kernel {
             if !decisive.routed
+                && !decisive.effects.opened
                 && let Err(wrong) = agree(&seen, &kernel_seen, &decisive)
             {
                 return Ok(Err((wrong, seen.bytes)));
@@ -298,6 +333,17 @@ impl Runner<'_> {
         expected.count(&decisive);
         if let Err(wrong) = decisive.leave(&mut scene.world) {
             return Ok(Err((wrong, seen.bytes)));
+        }
+        if self.kernel.is_some() {
+            // Where lanes choose ports and have routes of their own, both go on by the kernel's.
+            let (host, effects) = (scene.host.datapath(), &decisive.effects);
+            host.answers.set(scene.world.answers);
+            if effects.opened {
+                *host.translations.borrow_mut() = scene.world.translations.clone();
+            }
+            if effects.opened || (decisive.routed && !effects.translations.is_empty()) {
+                follow(host, frame, &decisive);
+            }
         }
         if let Err(wrong) = touched(scene, &decisive) {
             return Ok(Err((format!("host: {wrong}"), seen.bytes)));
@@ -317,12 +363,18 @@ impl Runner<'_> {
         if *host.flows.borrow() != scene.world.flows {
             return Ok(Err("host: the flow table is not as it should be".to_owned()));
         }
+        if *host.translations.borrow() != scene.world.translations {
+            return Ok(Err("host: the translated flows are not as they should be".to_owned()));
+        }
         if let Some((kernel, _)) = &mut self.kernel {
             if let Err(wrong) = expected.check(kernel.datapath(), base)? {
                 return Ok(Err(format!("kernel: {wrong}")));
             }
             if kernel.flows()? != scene.world.flows {
                 return Ok(Err("kernel: the flow table is not as it should be".to_owned()));
+            }
+            if kernel.translations()? != scene.world.translations {
+                return Ok(Err("kernel: the translated flows are not as they should be".to_owned()));
             }
         }
         Ok(Ok(()))
@@ -361,7 +413,7 @@ impl Expected {
             }
         }
         for (&id, wanted) in &self.backends {
-            let found = lane.backend_counters(lb_common::BackendId(id))?;
+            let found = lane.backend_counters(BackendId(id))?;
             if found != *wanted {
                 return Ok(Err(format!("backend {id}: {found:?}, expected {wanted:?}")));
             }
@@ -379,6 +431,36 @@ fn counted(now: &[u64], base: &[u64], known: &[u64]) -> Option<Reason> {
     Reason::ALL.iter().find(grew).copied()
 }
 
+/// Has the host's later fragments go where the kernel's do.
+fn follow(host: &MemoryDatapath, frame: &[u8], outcome: &Outcome) {
+    let Frame::Transport(Transport { ip, .. }) = read(frame) else { return };
+    if ip.part != Part::First {
+        return;
+    }
+    let key = FragmentKey {
+        source: address(ip.source),
+        destination: address(ip.destination),
+        // As it stands in the packet, 16 bits of IPv4 or 32 of IPv6.
+        identification: match ip.source {
+            IpAddr::V4(_) => u32::from((ip.identification as u16).to_be()),
+            IpAddr::V6(_) => ip.identification.to_be(),
+        },
+        protocol: if ip.is_v6() { 0 } else { ip.protocol },
+        reserved: [0; 3],
+    };
+    let mut known = host.fragments.borrow_mut();
+    match outcome.effects.fragment {
+        Some((_, Way { fate: Fate::Rewritten { source, destination, to }, seen })) => {
+            let (backend, service) = to.unwrap_or((0, 0));
+            let ends = (address(source), address(destination));
+            known.insert(key, FragmentWay::rewritten(ends, BackendId(backend), service, seen));
+        }
+        _ => {
+            known.remove(&key);
+        }
+    }
+}
+
 /// What the tables hold under the packet's tuple, and how many entries there are.
 fn touched(scene: &Scene, outcome: &Outcome) -> Result<(), String> {
     let flows = scene.host.datapath().flows.borrow();
@@ -392,6 +474,17 @@ fn touched(scene: &Scene, outcome: &Outcome) -> Result<(), String> {
             Err(format!("remembered {:?}, expected {:?}", flows.get(key), scene.world.flows.get(key)))
         }
     };
+    let translations = scene.host.datapath().translations.borrow();
+    if translations.len() != scene.world.translations.len() {
+        let (found, wanted) = (translations.len(), scene.world.translations.len());
+        return Err(format!("{found} directions are translated, expected {wanted}"));
+    }
+    for (key, _) in &outcome.effects.translations {
+        let (found, wanted) = (translations.get(key), scene.world.translations.get(key));
+        if found != wanted {
+            return Err(format!("translated {found:?}, expected {wanted:?}"));
+        }
+    }
     outcome.effects.flow.map_or(Ok(()), |(key, _)| check(&key))
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    BackendId, BackendState, Flow, FlowState, FragmentPolicy, HashKeys, Interface, Mac, Mode, NextHop, Port,
-    Protocol, ServiceKey, ServiceSettings, Settings, Slot, SlotState, Tracking,
+    BackendId, BackendState, Features, Flow, FlowState, FragmentPolicy, HashKeys, Interface, Mac, Mode,
+    NextHop, Port, Protocol, QuicScheme, ServiceKey, ServiceSettings, Settings, Slot, SlotState, Tracking,
     hash::{flow_hash, tag},
 };
 use lb_control::{
@@ -79,14 +79,27 @@ fn settings(random: &mut Random) -> Settings {
         tunnel_ipv6_hosts: u32::MAX,
         gue_port: Port::new(*random.pick(&[6_080, 9_886])),
         answers_per_second: *random.pick(&[0, 3, 1_000_000]),
+        pool_first_port: 20_000,
+        pool_ports: *random.pick(&[1, 3, 40, 2_000]),
+        pool_ipv4: random.between(0, 2) as u8,
+        pool_ipv6: random.between(0, 2) as u8,
         ..Settings::default()
     }
 }
 
-fn target(random: &mut Random) -> Target {
+/// An address of the pool.
+fn pool_address(v6: bool, number: u16) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xf, 1, 0, 0, 0, number))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 200 + number as u8))
+    }
+}
+
+fn target(random: &mut Random, program: Settings) -> Target {
     let mut keys = HashSet::new();
     let mut services = Vec::new();
-    for number in 0..random.between(2, 7) as u16 {
+    for number in 0..random.between(2, 8) as u16 {
         let v6 = random.one_in(2);
         let protocol = *random.pick(&[Protocol::Tcp, Protocol::Udp]);
         let address_number = random.between(1, 3) as u16;
@@ -100,16 +113,8 @@ fn target(random: &mut Random) -> Target {
             services.push(service(random, key, v6, number));
         }
     }
-    // A service that goes by addresses is the only one of its protocol there; the controller sees to it.
-    let crowded = |key: &ServiceKey| {
-        keys.iter().filter(|other| (other.address, other.protocol) == (key.address, key.protocol)).count() > 1
-    };
-    for service in &mut services {
-        if service.settings.by_address && crowded(&service.key) {
-            service.settings.by_address = false;
-            service.fragments = FragmentPolicy::Drop;
-        }
-    }
+    widen(random, &mut services);
+    agree(&mut services);
     let interface = |random: &mut Random, mac, ifindex| Interface {
         mac: Mac::new(mac).word(),
         ifindex,
@@ -123,17 +128,86 @@ fn target(random: &mut Random) -> Target {
             (5, interface(random, [2, 0, 0, 0, 0, 3], 78)),
         ],
         locals: LOCALS.map(address).to_vec(),
-        ..Target::default()
+        pool: (0..program.pool_ipv4)
+            .map(|number| pool_address(false, number.into()))
+            .chain((0..program.pool_ipv6).map(|number| pool_address(true, number.into())))
+            .map(address)
+            .collect(),
+        program,
+    }
+}
+
+/// Has services of one address and protocol treat fragments alike; who goes by addresses is alone. So orders are checked.
+fn agree(services: &mut [TargetService]) {
+    let place = |service: &TargetService| {
+        let width = if service.key.width == 0 { 129 } else { service.key.width };
+        (service.key.address, service.key.protocol, width)
+    };
+    let shared = |address: lb_common::Address| {
+        // One of the two that several may have.
+        if address.words()[3].to_be() & 1 == 0 { FragmentPolicy::Drop } else { FragmentPolicy::Pass }
+    };
+    for index in 0..services.len() {
+        let others = services.iter().filter(|other| place(other) == place(&services[index]));
+        let policy = match (others.count(), services[index].fragments) {
+            (1, policy) => policy,
+            _ => shared(services[index].key.address),
+        };
+        let service = &mut services[index];
+        service.fragments = policy;
+        service.settings.by_address = policy == FragmentPolicy::ByAddress;
+        if service.settings.by_address {
+            service.settings.quic = QuicScheme::None;
+        }
+    }
+}
+
+/// Makes some services several ports or addresses wide.
+fn widen(random: &mut Random, services: &mut [TargetService]) {
+    let mut networks = HashSet::new();
+    for service in services {
+        if !random.one_in(4) {
+            continue;
+        }
+        let keeps = service.settings.mode.keeps_destination();
+        let bits = if keeps && random.one_in(2) { 126 } else { 128 };
+        let mut key = service.key;
+        key.address = key.address.network(bits);
+        key.width = bits + 1;
+        // One service of a protocol in a network.
+        if !networks.insert((key.address, key.width, key.protocol)) {
+            continue;
+        }
+        service.last_port = key.port.number() + random.between(0, 30) as u16;
+        service.key = key;
+        for backend in &mut service.backends {
+            backend.port = Port::new(0);
+        }
     }
 }
 
 fn service(random: &mut Random, key: ServiceKey, v6: bool, number: u16) -> TargetService {
-    let mode = *random.pick(&[Mode::Nat, Mode::Nat, Mode::DsrL2, Mode::DsrIpip, Mode::DsrGue]);
+    let modes =
+        [Mode::Nat, Mode::Nat, Mode::FullNat, Mode::FullNat, Mode::DsrL2, Mode::DsrIpip, Mode::DsrGue];
+    let mode = *random.pick(&modes);
     let tracking = if random.one_in(6) { Tracking::Connectionless } else { Tracking::OnChange };
     let fragments = *random.pick(&[FragmentPolicy::Drop, FragmentPolicy::Pass, FragmentPolicy::ByAddress]);
     let mut settings = ServiceSettings::new(mode, tracking, *random.pick(&[30, 60, 300]));
+    let fragments = if mode == Mode::FullNat && fragments == FragmentPolicy::ByAddress {
+        FragmentPolicy::Drop
+    } else {
+        fragments
+    };
     settings.by_address = fragments == FragmentPolicy::ByAddress;
-    let port = if mode == Mode::Nat { Port::new(*random.pick(&[8_080, 80, 9_999])) } else { key.port };
+    settings.mss = *random.pick(&[0, 0, 536, 1_400]);
+    if key.protocol == Protocol::Udp as u8 && random.one_in(2) {
+        settings.quic = *random.pick(&[QuicScheme::QuicLb, QuicScheme::KatranV1, QuicScheme::KatranV2]);
+        settings.quic_server_id_len =
+            if settings.quic == QuicScheme::QuicLb { random.between(1, 8) as u8 } else { 0 };
+        settings.quic_config = random.below(7) as u8;
+    }
+    let rewrites = matches!(mode, Mode::Nat | Mode::FullNat);
+    let port = if rewrites { Port::new(*random.pick(&[8_080, 80, 9_999])) } else { key.port };
     let count = *random.pick(&[0, 1, 2, 2, 3, 5]);
     let backends = (1..=count)
         .map(|index| {
@@ -143,7 +217,7 @@ fn service(random: &mut Random, key: ServiceKey, v6: bool, number: u16) -> Targe
                 interface: if random.one_in(30) { 9 } else { *random.pick(&[0, 0, 1, 5, 5]) },
             };
             TargetBackend {
-                server_id: None,
+                server_id: (!random.one_in(4)).then_some(u64::from(index)),
                 address: address(backend(family, number, index)),
                 port,
                 weight: 1,
@@ -181,9 +255,10 @@ impl Scene {
         };
         let settings = settings(random);
         let mut host = Engine::adopt(MemoryDatapath::new(capacity, settings.hash_keys))?;
-        let target = target(random);
-        host.apply(&target, now)?;
-        host.datapath_mut().settings = settings;
+        let target = target(random, settings);
+        let applied = host.apply(&target, now)?;
+        anyhow::ensure!(applied.shortages.is_empty(), "{:?}", applied.shortages);
+        host.datapath_mut().features = Features::ALL;
         host.datapath().now_seconds.set(now);
         let mut scene = Self { world: World::default(), host, tuples: Vec::new() };
         scene.world = scene.known(&target, settings, now)?;
@@ -202,6 +277,7 @@ impl Scene {
             backend_ids: BACKENDS,
             interfaces: target.interfaces.iter().copied().collect(),
             locals: LOCALS.to_vec(),
+            pool: target.pool.iter().copied().map(ip_addr).collect(),
             flows_max: FLOWS as usize,
             translations_max: TRANSLATIONS as usize,
             ..World::default()
@@ -222,6 +298,11 @@ impl Scene {
                     next_hop: backend.next_hop,
                 };
                 world.backends.insert(id.0, entry);
+                if let Some(server) = backend.server_id
+                    && wanted.settings.quic != QuicScheme::None
+                {
+                    world.quic_servers.insert((known.entry.id, server), id.0);
+                }
             }
             world.services.push(Service {
                 key,

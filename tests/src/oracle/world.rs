@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
-    Address, BackendState, Flow, FlowKey, FragmentKey, FragmentPolicy, FragmentWay, Interface, NextHop, Port,
-    Protocol, ServiceKey, ServiceSettings, Settings, Slot, Translation,
+    Address, BackendState, Flow, FlowKey, FragmentPolicy, Interface, NextHop, Port, ServiceKey,
+    ServiceSettings, Settings, Slot, Translation,
 };
+
+use super::memory::{FragmentKey, Way};
 
 /// Everything.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +44,7 @@ pub struct World {
     /// Room for directions.
     pub translations_max: usize,
     /// Where first fragments went.
-    pub fragments: HashMap<FragmentKey, FragmentWay>,
+    pub fragments: HashMap<FragmentKey, Way>,
     /// ICMP errors sent, and the second in which.
     pub answers: (u32, u32),
     /// What outer headers were filled with, by flow and by whether they are IPv4: a function of the tuple.
@@ -156,28 +158,50 @@ impl World {
             return Some(&self.services[index]);
         }
         // The longest prefix alone decides; its services' ports do not overlap.
+        self.widest(destination, protocol)
+            .into_iter()
+            .find(|service| service.key.port.number() <= port && port <= service.last_port)
+    }
+
+    /// Services that stand at exactly this address, not only at a network that contains it.
+    pub fn services_of(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(move |service| {
+            matches!(service.key.width, 0 | 129) && ip_addr(service.key.address) == address
+        })
+    }
+
+    /// A service by its number.
+    pub fn by_id(&self, id: u32) -> Option<&Service> {
+        self.services.iter().find(|service| service.id == id)
+    }
+
+    /// Whether the address is virtual: a service stands there, or it is of the pool.
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        self.services_of(address).next().is_some() || self.pool.contains(&address)
+    }
+
+    /// Whether questions for its neighbour are answered.
+    pub fn answers_neighbours(&self, address: IpAddr) -> bool {
+        self.services_of(address).any(|service| service.answers_arp) || self.pool.contains(&address)
+    }
+
+    /// Whether the pool has this port.
+    pub fn is_pool_port(&self, port: u16) -> bool {
+        let (first, ports) = (self.settings.pool_first_port, self.settings.pool_ports);
+        port >= first && u32::from(port) < u32::from(first) + u32::from(ports)
+    }
+
+    /// Services of the longest network that contains an address.
+    fn widest(&self, destination: IpAddr, protocol: u8) -> Vec<&Service> {
         let wide = |service: &&Service| {
             service.key.width != 0
                 && service.key.protocol == protocol
                 && address(destination).is_ipv4() == service.key.address.is_ipv4()
                 && address(destination).network(service.key.width - 1) == service.key.address
         };
-        let longest = self.services.iter().filter(wide).map(|service| service.key.width).max()?;
-        self.services.iter().filter(wide).find(|service| {
-            service.key.width == longest && service.key.port.number() <= port && port <= service.last_port
-        })
-    }
-
-    /// Services that stand at exactly this address.
-    pub fn services_of(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
-        self.services
-            .iter()
-            .filter(move |service| service.key.width == 0 && ip_addr(service.key.address) == address)
-    }
-
-    /// Whether the address is virtual: a service stands there.
-    pub fn is_virtual(&self, address: IpAddr) -> bool {
-        self.services_of(address).next().is_some()
+        let found: Vec<&Service> = self.services.iter().filter(wide).collect();
+        let longest = found.iter().map(|service| service.key.width).max();
+        found.into_iter().filter(|service| Some(service.key.width) == longest).collect()
     }
 
     /// The `nat` service in whose name a backend replies.
@@ -201,14 +225,23 @@ impl World {
             .is_some_and(|backend| backend.service == service.id && backend.state != BackendState::Down)
     }
 
-    /// The policy for a protocol's fragments to an address.
-    pub fn fragment_policy(&self, destination: IpAddr, protocol: u8) -> FragmentPolicy {
-        let of = |service: &&Service| service.key.protocol == protocol;
-        self.services_of(destination).find(of).map_or(FragmentPolicy::Drop, |service| service.fragments)
+    /// The policy for a protocol's fragments to an address, and the service that they would go to by address. Of services
+    /// that differ, the one that drops less decides.
+    pub fn fragment_policy(&self, destination: IpAddr, protocol: u8) -> Option<(FragmentPolicy, &Service)> {
+        let lenient = |services: Vec<&'_ Service>| -> Option<(FragmentPolicy, usize)> {
+            let index = |service: &&Service| self.services.iter().position(|other| other.id == service.id);
+            services
+                .iter()
+                .max_by_key(|service| service.fragments.byte())
+                .and_then(|service| Some((service.fragments, index(service)?)))
+        };
+        let here = lenient(
+            self.services_of(destination).filter(|service| service.key.protocol == protocol).collect(),
+        );
+        let found = match here {
+            Some((policy, _)) if policy != FragmentPolicy::Drop => here,
+            _ => lenient(self.widest(destination, protocol)).or(here),
+        };
+        found.map(|(policy, index)| (policy, &self.services[index]))
     }
-}
-
-/// TCP or UDP by its number.
-pub fn protocol(number: u8) -> Option<Protocol> {
-    Protocol::from_number(number)
 }
