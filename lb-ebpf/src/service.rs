@@ -35,7 +35,7 @@ pub fn owner<'t, T: Tables>(tables: &'t T, transport: &Transport) -> Owner<'t> {
     }
 }
 
-/// Whether a packet is for a port of the pool that is in use. Other packets should not pay for the look: first the port.
+/// Whether a packet is for a port of the pool that is in use. Others should not pay for the look: first the port.
 #[inline(always)]
 fn is_for_pool<T: Tables>(tables: &T, tuple: &FlowKey) -> bool {
     let Some(settings) = tables.settings() else { return false };

@@ -11,8 +11,8 @@
 //! another port: at worst that one handshake fails, and what was left behind is swept once it is idle. It takes two
 //! packets of one tuple on two CPUs within less than a microsecond.
 //!
-//! A tag says for which tuple an entry was filled, and in which direction: elements are recycled without a grace period,
-//! and who finds another tag has missed.
+//! A tag says for which tuple an entry was filled, and in which direction: elements are recycled without a grace
+//! period, and who finds another tag has missed.
 
 use lb_common::{
     Address, BackendId, Flow, FlowKey, FlowState, HashKeys, Port, Service, Settings, Translation, hash,
@@ -94,9 +94,9 @@ pub enum Opened {
 }
 
 impl Opening<'_> {
-    /// Takes what is known of the tuple, which does not bind this packet. It goes on where its backend's packets are more recent
-    /// than its client's. It is used again by a new flow to the same backend, which sees the same tuple as it would
-    /// without a balancer. Else it is removed, and the answer is `false`.
+    /// Takes what is known of the tuple, which does not bind this packet. It goes on where its backend's packets are
+    /// more recent than its client's. It is used again by a new flow to the same backend, which sees the same tuple as
+    /// it would without a balancer. Else it is removed, and the answer is `false`.
     #[inline(always)]
     pub fn reuse<T: Tables>(&self, tables: &T, known: &Translation, place: T::Place) -> bool {
         let flow = known.flow;
