@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod cpio;
 mod demo;
+mod fuzz;
 mod host;
 mod load;
 mod packages;
@@ -43,6 +44,7 @@ enum Command {
     Demo(demo::Args),
     Test(test::Args),
     Verify(verify::Args),
+    Fuzz(fuzz::Args),
     Vm(vm::Args),
     Load(load::LoadArgs),
     Unload(load::UnloadArgs),
@@ -56,6 +58,7 @@ fn main() {
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::command(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Load(args) => load::load(&args),
         Command::Unload(args) => load::unload(&args),
         Command::Bench(args) => bench::run(&args),

@@ -68,6 +68,13 @@ pub fn build(profile: Profile, arguments: &[&str]) -> Result<Built> {
     built(command, false)
 }
 
+/// Builds binaries in a profile of the workspace's manifest.
+pub fn build_as(profile: &str, arguments: &[&str]) -> Result<Built> {
+    let mut command = cargo();
+    command.args(["build", "--profile", profile]).args(arguments);
+    built(command, false)
+}
+
 /// Builds test executables without running them.
 pub fn build_tests(arguments: &[&str]) -> Result<Built> {
     let mut command = cargo();
