@@ -49,6 +49,26 @@ impl Udp {
         }
     }
 
+    /// The same socket, whose datagrams may not be fragmented, whatever size it has been told to keep to
+    /// (`IP_PMTUDISC_PROBE`).
+    pub fn unfragmented(self) -> Result<Self> {
+        let probe: libc::c_int = libc::IP_PMTUDISC_PROBE;
+        // SAFETY: the descriptor is open, and the option is an int.
+        let set = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                (&raw const probe).cast(),
+                size_of_val(&probe) as libc::socklen_t,
+            )
+        };
+        match set {
+            0 => Ok(self),
+            _ => Err(io::Error::last_os_error().into()),
+        }
+    }
+
     /// Sends one.
     pub fn send(&self, payload: &[u8], to: SocketAddr) -> Result<()> {
         self.socket.send_to(payload, to)?;

@@ -15,8 +15,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya_obj::generated::{
-    bpf_attach_type::BPF_XDP, bpf_attr, bpf_cmd, bpf_insn, bpf_map_type::BPF_MAP_TYPE_ARRAY,
-    bpf_prog_type::BPF_PROG_TYPE_XDP,
+    BPF_F_XDP_HAS_FRAGS, bpf_attach_type::BPF_XDP, bpf_attr, bpf_cmd, bpf_insn,
+    bpf_map_type::BPF_MAP_TYPE_ARRAY, bpf_prog_type::BPF_PROG_TYPE_XDP,
 };
 
 use crate::netns::Namespace;
@@ -91,6 +91,8 @@ fn load() -> io::Result<OwnedFd> {
     program.insns = instructions.as_ptr() as u64;
     program.insn_cnt = instructions.len() as u32;
     program.license = license.as_ptr() as u64;
+    // Or the peer's MTU could not exceed a page.
+    program.prog_flags = BPF_F_XDP_HAS_FRAGS;
     call(bpf_cmd::BPF_PROG_LOAD, &attr)
 }
 

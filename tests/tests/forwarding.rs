@@ -141,22 +141,10 @@ fn generic_mode_serves_too() -> Result<()> {
     transfer(topology)
 }
 
-/// A fragment carries no ports: it goes nowhere, and is counted.
+/// What the way out does not take and may not be fragmented goes no further, in both directions: its sender is told. A
+/// change of MTU is followed.
 #[test]
-fn fragments_are_dropped_with_a_reason() -> Result<()> {
-    let stage = Stage::routed(1)?;
-    let (topology, control) = (&stage.topology, &stage.control);
-    let mut echo = service("echo", 53, "nat", &stage.at(5353));
-    echo["protocol"] = json!("udp");
-    control.create(&echo)?;
-    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
-    client.send(&[0; 4_000], topology.vip(53))?;
-    control.counted("fragment")
-}
-
-/// What the way out does not take is dropped and counted, in both directions, and a change of MTU is followed.
-#[test]
-fn packets_larger_than_the_way_out_are_dropped_with_a_reason() -> Result<()> {
+fn packets_larger_than_the_way_out_are_told_of() -> Result<()> {
     // The IPv4 and the UDP header.
     const HEADERS: usize = 28;
     const MTU: usize = 1_000;
@@ -166,8 +154,8 @@ fn packets_larger_than_the_way_out_are_dropped_with_a_reason() -> Result<()> {
     let mut echo = service("echo", 53, "nat", &stage.at(5353));
     echo["protocol"] = json!("udp");
     control.create(&echo)?;
-    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?;
-    let server = Udp::bind(&topology.servers[0], topology.server_address(0), 5353, LIMIT)?;
+    let client = Udp::bind(&topology.client, CLIENT, 0, LIMIT)?.unfragmented()?;
+    let server = Udp::bind(&topology.servers[0], topology.server_address(0), 5353, LIMIT)?.unfragmented()?;
     let (fits, too_large) = (vec![1; MTU - HEADERS], vec![2; MTU - HEADERS + 1]);
     // Datagrams of one socket keep their order: the first to arrive tells what became of those before it.
     let first_to_arrive = |payload: &[u8]| -> Result<Vec<u8>> {
@@ -175,14 +163,14 @@ fn packets_larger_than_the_way_out_are_dropped_with_a_reason() -> Result<()> {
         client.send(b"small", topology.vip(53))?;
         Ok(server.receive()?.payload)
     };
-    let dropped = || control.reason("exceeds_mtu");
+    let told = || control.reason("too_big_answered");
     eventually("the smaller MTU is known", LIMIT, || {
         let first = first_to_arrive(&too_large)?;
         assert!(first == b"small", "a datagram of {} bytes was forwarded", too_large.len());
-        ensure!(dropped()? > 0, "nothing is counted");
+        ensure!(told()? > 0, "nothing is counted");
         Ok(())
     })?;
-    let before = dropped()?;
+    let before = told()?;
     for _ in 0..10 {
         client.send(&too_large, topology.vip(53))?;
     }
@@ -190,7 +178,7 @@ fn packets_larger_than_the_way_out_are_dropped_with_a_reason() -> Result<()> {
     let arrived = server.receive()?;
     assert!(arrived.payload == fits, "{} bytes arrived", arrived.payload.len());
     eventually("every large one is counted", LIMIT, || {
-        ensure!(dropped()? >= before + 10, "{before}, then {}", dropped()?);
+        ensure!(told()? >= before + 10, "{before}, then {}", told()?);
         Ok(())
     })?;
 
@@ -200,13 +188,14 @@ fn packets_larger_than_the_way_out_are_dropped_with_a_reason() -> Result<()> {
         ensure!(first == too_large && server.receive()?.payload == b"small", "it is still dropped");
         Ok(())
     })?;
-    let before = dropped()?;
+    let left = || control.reason("reply_left");
+    let before = left()?;
     server.send(&too_large, arrived.from)?;
     server.send(&fits, arrived.from)?;
     let answer = client.receive()?;
     assert!(answer.payload == fits && answer.from == topology.vip(53), "{} bytes", answer.payload.len());
     eventually("the large answer is counted", LIMIT, || {
-        ensure!(dropped()? > before, "{before}");
+        ensure!(left()? > before, "{before}");
         Ok(())
     })
 }
