@@ -324,12 +324,13 @@ fn owed() -> Vec<Row> {
         Prefix6,
     ] {
         let udp = service.protocol() == lb_common::Protocol::Udp;
-        let shapes: [(&str, Shape); 4] = if udp {
+        let shapes: [(&str, Shape); 5] = if udp {
             [
                 ("600 bytes", large_datagram::<600>),
                 ("601 bytes", large_datagram::<601>),
                 ("602 bytes", large_datagram::<602>),
                 ("1,303 bytes", large_datagram::<1303>),
+                ("several buffers", large_datagram::<9001>),
             ]
         } else {
             [
@@ -337,6 +338,7 @@ fn owed() -> Vec<Row> {
                 ("601 bytes", large::<601>),
                 ("602 bytes", large::<602>),
                 ("1,303 bytes", large::<1303>),
+                ("several buffers", large::<9001>),
             ]
         };
         for (name, shape) in shapes {
@@ -363,6 +365,23 @@ fn owed() -> Vec<Row> {
             }
         }
     }
+    let came = Frame { ttl: 1, ..NatTcp.client_packet() };
+    let mut fragment = segment(&came);
+    fragment[20] = 0x20;
+    let mut options = ack(&came);
+    options.splice(34..34, [1, 1, 1, 0]);
+    options[14] = 0x46;
+    set_length(&mut options);
+    for (name, packet) in [("last hop of a first fragment", fragment), ("last hop, with options", options)] {
+        rows.push(owe(NatTcp, name, &came, packet, (11, 0, [0; 4]), Reason::TimeExceededAnswered));
+    }
+    let came = Frame { ttl: 1, ..Nat6Tcp.client_packet() };
+    let mut extended = ack(&came);
+    extended[20] = 60;
+    extended.splice(54..54, [6, 0, 1, 4, 0, 0, 0, 0]);
+    set_length(&mut extended);
+    let name = "last hop, with an extension header";
+    rows.push(owe(Nat6Tcp, name, &came, extended, (3, 0, [0; 4]), Reason::TimeExceededAnswered));
     // A reply of a backend to the pool.
     for (service, pool) in [(FullNatTcp, POOL), (FullNat6Tcp, POOL_V6)] {
         let came = Frame { destination: pool, ttl: 1, ..service.backend_packet(B) };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber};
+use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header};
 use lb_common::{FlowState::Established, Mode, Reason, SlotState};
 use tests::packet::Frame;
 
@@ -229,7 +229,50 @@ fn to_backends() -> Vec<Row> {
         bytes
     };
     rows.push(Told { shape: unchecked, ..Told::new(NatUdp, A) }.row("too big, no checksum stays none", &[]));
+    for service in [NatTcp, DsrTcp, Ipip44, FullNatTcp] {
+        let told = Told { shape: with_options, ..Told::new(service, A) };
+        rows.push(told.row("too big, options are quoted", &flow_to(service, A)));
+    }
+    for service in [Nat6Tcp, Dsr6Tcp, Ipip66, FullNat6Tcp] {
+        let told = Told { shape: first_fragment, ..Told::new(service, A) };
+        rows.push(told.row("too big, a first fragment is quoted", &flow_to(service, A)));
+        let told = Told { shape: extended, ..Told::new(service, A) };
+        rows.push(told.row("too big, extension headers are quoted", &flow_to(service, A)));
+    }
     rows
+}
+
+/// IPv4 with options.
+fn with_options(frame: &Frame) -> Vec<u8> {
+    let bytes = segment(frame);
+    let mut header = Ipv4Header::from_slice(&bytes[14..]).expect("a whole header").0;
+    header.options = [1, 1, 1, 0].into();
+    header.total_len += 4;
+    header.header_checksum = header.calc_header_checksum();
+    [&bytes[..14], &header.to_bytes(), &bytes[34..]].concat()
+}
+
+/// Puts IPv6 extension headers before the segment.
+fn behind(frame: &Frame, kind: u8, headers: &[u8]) -> Vec<u8> {
+    let mut bytes = segment(frame);
+    bytes[20] = kind;
+    let length = (bytes.len() - 54 + headers.len()) as u16;
+    bytes[18..20].copy_from_slice(&length.to_be_bytes());
+    bytes.splice(54..54, headers.iter().copied());
+    bytes
+}
+
+fn first_fragment(frame: &Frame) -> Vec<u8> {
+    behind(frame, 44, &[6, 0, 0, 1, 0, 0, 0, 9])
+}
+
+/// Hop-by-hop options, then longer ones for the destination.
+fn extended(frame: &Frame) -> Vec<u8> {
+    behind(frame, 0, &[60, 0, 1, 4, 0, 0, 0, 0, 6, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+fn later_fragment(frame: &Frame) -> Vec<u8> {
+    behind(frame, 44, &[6, 0, 1, 0, 0, 0, 0, 9])
 }
 
 /// The backend that owns the flow, though its slot has moved.
@@ -302,6 +345,9 @@ fn unrelated() -> Vec<Row> {
             let mut mapped = good.clone();
             mapped[24..36].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
             dropped.push(("a mapped address", mapped));
+            dropped.push(("a later fragment", quote(vip, client, later_fragment)));
+            let way_point: Shape = |frame| behind(frame, 43, &[6, 0, 4, 1, 0, 0, 0, 0]);
+            dropped.push(("a packet to a way-point", quote(vip, client, way_point)));
         }
         if is_v4(service) {
             dropped.extend([
