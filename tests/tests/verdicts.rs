@@ -27,10 +27,10 @@ mod check;
 mod families;
 #[path = "verdicts/forward.rs"]
 mod forward;
-#[path = "verdicts/full_nat.rs"]
-mod full_nat;
 #[path = "verdicts/fragments.rs"]
 mod fragments;
+#[path = "verdicts/full_nat.rs"]
+mod full_nat;
 #[path = "verdicts/icmp.rs"]
 mod icmp;
 #[path = "verdicts/lanes.rs"]
@@ -49,10 +49,10 @@ mod row;
 mod services;
 #[path = "verdicts/slots.rs"]
 mod slots;
-#[path = "verdicts/tunnels.rs"]
-mod tunnels;
 #[path = "verdicts/translations.rs"]
 mod translations;
+#[path = "verdicts/tunnels.rs"]
+mod tunnels;
 #[path = "verdicts/wide.rs"]
 mod wide;
 #[path = "verdicts/world.rs"]
@@ -61,7 +61,7 @@ mod world;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Result;
-use lb_common::Reason;
+use lb_common::{Features, Reason};
 use tests::requires::{DIRECTORY_PREFIX, requires};
 
 use crate::{
@@ -90,17 +90,11 @@ fn rows() -> Vec<Row> {
     .concat()
 }
 
-/// Reasons that no code path gives yet.
-const NOT_YET: [Reason; 1] = [Reason::OwnClient];
-
 #[test]
 fn every_reason_has_a_row_and_names_are_unique() {
     let rows = rows();
-    let missing: Vec<_> = Reason::ALL
-        .iter()
-        .filter(|reason| !NOT_YET.contains(reason))
-        .filter(|reason| rows.iter().all(|row| row.reason != **reason))
-        .collect();
+    let missing: Vec<_> =
+        Reason::ALL.iter().filter(|reason| rows.iter().all(|row| row.reason != **reason)).collect();
     assert!(missing.is_empty(), "no row ends in {missing:?}");
     let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len());
@@ -110,6 +104,23 @@ fn every_reason_has_a_row_and_names_are_unique() {
 fn the_host_build_agrees_with_every_row() -> Result<()> {
     let mut host = Host::new()?;
     conclude(rows().iter().filter(|row| row.in_memory()).map(|row| check(&mut host, row)))
+}
+
+/// What a feature is for fails without it: its rows test it, and nothing else stands in.
+#[test]
+fn every_feature_is_missed_by_its_rows() -> Result<()> {
+    let mut host = Host::new()?;
+    for &(feature, name) in Features::ALL_NAMED {
+        let without = Features::from_word(Features::ALL.word() & !feature.word());
+        host.load_for(without);
+        let mut failed = 0;
+        for row in rows().iter().filter(|row| row.in_memory()) {
+            failed += usize::from(check(&mut host, row)?.is_some());
+        }
+        println!("without {name}: {failed} rows fail");
+        assert!(failed >= 5, "only {failed} rows miss {name}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub fn tcp(
     bytes.extend(ports.0.to_be_bytes());
     bytes.extend(ports.1.to_be_bytes());
     bytes.extend(sequence.to_be_bytes());
-    bytes.push(((20 + options.len()) / 4 << 4) as u8);
+    bytes.push((((20 + options.len()) / 4) << 4) as u8);
     bytes.push(flags);
     bytes.extend([0xfa, 0x00, 0, 0, 0, 0]);
     bytes.extend(options);

@@ -154,6 +154,13 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Goes on as if the program had been loaded for these features.
+    pub fn load_for(&mut self, features: lb_common::Features) {
+        self.engine.datapath_mut().features = features;
+    }
+}
+
 impl Lane for Host {
     type Tables = MemoryDatapath;
 

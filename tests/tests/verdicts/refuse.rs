@@ -1,5 +1,7 @@
 //! Packets for a virtual address that are dropped, each for its reason.
 
+use std::net::SocketAddr;
+
 use lb_common::{Reason, SlotState::Settled};
 use tests::packet::Frame;
 
@@ -143,6 +145,7 @@ fn nobody() -> Vec<Row> {
         |service: Svc, name, given: &[_], packet| stays(service, name, given, packet, Reason::NoBackend);
     let tcp = || syn(&NatTcp.client_packet());
     vec![
+        own_client(),
         none(Empty, "SYN", &[], syn(&Empty.client_packet())),
         none(Empty, "mid-flow", &[], ack(&Empty.client_packet())),
         none(NatTcp, "settled on nobody", &[Slots(Nobody, Nobody, Settled, 0)], tcp()),
@@ -155,6 +158,13 @@ fn nobody() -> Vec<Row> {
             datagram(&NatUdp.client_packet()),
         ),
     ]
+}
+
+/// Its own packet would come back to it from its own address.
+fn own_client() -> Row {
+    let source = SocketAddr::new(NatTcp.backend(A).ip(), 40_961);
+    let packet = segment(&Frame { source, ..NatTcp.client_packet() });
+    stays(NatTcp, "a backend as its own client", &[], packet, Reason::OwnClient)
 }
 
 fn inconsistent() -> Vec<Row> {
