@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lb_common::{BackendId, Counters, FlowKey, FragmentKey, FragmentWay, Reason};
+use lb_common::{BackendId, Counters, FlowKey, FragmentKey, FragmentWay, Reason, hash::flow_hash};
 use lb_control::datapath::{Datapath as _, memory::MemoryDatapath};
 
 use super::craft::{Class, Craft};
@@ -19,7 +19,7 @@ use super::pcap::{hexdump, write};
 use super::random::Random;
 use super::read::{Frame, Part, Transport, read};
 use super::scene::Scene;
-use super::world::{Routed, address};
+use super::world::{Routed, World, address};
 
 /// Counters and tables are compared every so many packets.
 const BATCH: u64 = 256;
@@ -342,7 +342,7 @@ impl Runner<'_> {
                 *host.translations.borrow_mut() = scene.world.translations.clone();
             }
             if effects.opened || (decisive.routed && !effects.translations.is_empty()) {
-                follow(host, frame, &decisive);
+                follow(host, frame, &scene.world);
             }
         }
         if let Err(wrong) = touched(scene, &decisive) {
@@ -432,7 +432,7 @@ fn counted(now: &[u64], base: &[u64], known: &[u64]) -> Option<Reason> {
 }
 
 /// Has the host's later fragments go where the kernel's do.
-fn follow(host: &MemoryDatapath, frame: &[u8], outcome: &Outcome) {
+fn follow(host: &MemoryDatapath, frame: &[u8], world: &World) {
     let Frame::Transport(Transport { ip, .. }) = read(frame) else { return };
     if ip.part != Part::First {
         return;
@@ -449,16 +449,23 @@ fn follow(host: &MemoryDatapath, frame: &[u8], outcome: &Outcome) {
         reserved: [0; 3],
     };
     let mut known = host.fragments.borrow_mut();
-    match outcome.effects.fragment {
-        Some((_, Way { fate: Fate::Rewritten { source, destination, to }, seen })) => {
+    let Some(Way { fate, seen }) = world.fragments.get(&ip.fragment_key()) else {
+        known.remove(&key);
+        return;
+    };
+    let way = match *fate {
+        Fate::Rewritten { source, destination, to } => {
             let (backend, service) = to.unwrap_or((0, 0));
             let ends = (address(source), address(destination));
-            known.insert(key, FragmentWay::rewritten(ends, BackendId(backend), service, seen));
+            FragmentWay::rewritten(ends, BackendId(backend), service, *seen)
         }
-        _ => {
-            known.remove(&key);
+        Fate::Backend { backend, service, tuple } => {
+            let Some(entry) = world.by_id(service) else { return };
+            let hash = flow_hash(world.settings.hash_keys, &tuple);
+            FragmentWay::to_backend(BackendId(backend), entry.settings.mode, service, hash, *seen)
         }
-    }
+    };
+    known.insert(key, way);
 }
 
 /// What the tables hold under the packet's tuple, and how many entries there are.
