@@ -134,7 +134,7 @@ impl Solicitation {
     }
 
     /// To the group of the target.
-    fn to_group(mut self) -> Self {
+    fn grouped(mut self) -> Self {
         let [.., a, b, c] = self.target.octets();
         let group = u16::from_be_bytes([0xff, a]);
         self.frame.destination = v6([0xff02, 0, 0, 0, 0, 1, group, u16::from_be_bytes([b, c])], 0);
@@ -174,15 +174,15 @@ fn solicitations() -> Vec<Row> {
     for service in [Nat6Tcp, Gue64, FullNat6Tcp] {
         let new = |options: &[u8]| Solicitation::new(service, options);
         for (name, asked) in [
-            ("to the group", new(&ADDRESS).to_group()),
+            ("to the group", new(&ADDRESS).grouped()),
             ("to the address", new(&ADDRESS)),
             ("to the address, no option", new(&[])),
-            ("to the group, no option", new(&[]).to_group()),
-            ("to the group, two options", new(&[ADDRESS, NONCE].concat()).to_group()),
-            ("to the group, eight options", new(&[NONCE; 8].concat()).to_group()),
-            ("a long option", new(&[&[14, 3][..], &[5; 22]].concat()).to_group()),
-            ("a probe", new(&[]).to_group().probe()),
-            ("a probe with a nonce", new(&NONCE).to_group().probe()),
+            ("to the group, no option", new(&[]).grouped()),
+            ("to the group, two options", new(&[ADDRESS, NONCE].concat()).grouped()),
+            ("to the group, eight options", new(&[NONCE; 8].concat()).grouped()),
+            ("a long option", new(&[&[14, 3][..], &[5; 22]].concat()).grouped()),
+            ("a probe", new(&[]).grouped().probe()),
+            ("a probe with a nonce", new(&NONCE).grouped().probe()),
         ] {
             for (tagged, tags) in [("", &[][..]), (", one tag", &[7]), (", two tags", &[7, 9])] {
                 let asked = Solicitation { frame: Frame { tags, ..asked.frame }, ..asked.clone() };
@@ -202,7 +202,7 @@ fn solicitations() -> Vec<Row> {
 }
 
 fn bad_solicitations() -> Vec<Row> {
-    let good = || Solicitation::new(Nat6Tcp, &ADDRESS).to_group();
+    let good = || Solicitation::new(Nat6Tcp, &ADDRESS).grouped();
     let with = |change: fn(&mut Solicitation)| {
         let mut asked = good();
         change(&mut asked);
@@ -238,7 +238,7 @@ fn bad_solicitations() -> Vec<Row> {
     .into_iter()
     .map(|(name, packet)| stays(Nat6Tcp, &format!("solicitation, {name}"), &[], packet, Reason::NotOurs))
     .collect();
-    let dsr = Solicitation::new(Dsr6Tcp, &ADDRESS).to_group().packet();
+    let dsr = Solicitation::new(Dsr6Tcp, &ADDRESS).grouped().packet();
     rows.push(stays(Dsr6Tcp, "solicitation, not to be answered", &[], dsr, Reason::NotOurs));
     let whole = good().packet();
     rows.extend((54..whole.len()).map(|length| {

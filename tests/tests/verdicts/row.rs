@@ -167,7 +167,7 @@ pub fn hashed(service: Svc, tags: &[u16]) -> Vec<std::ops::Range<usize>> {
     match service.mode() {
         Mode::DsrIpip if v4 => vec![],
         Mode::DsrIpip => vec![label],
-        Mode::DsrGue if v4 => vec![port..port + 2],
+        Mode::DsrGue if v4 => std::iter::once(port..port + 2).collect(),
         Mode::DsrGue => vec![label, port..port + 2],
         Mode::Nat | Mode::FullNat | Mode::DsrL2 => vec![],
     }
