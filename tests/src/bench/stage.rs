@@ -37,7 +37,7 @@ const INTERFACE: &str = "lb0";
 const FLOW_IDLE_SECONDS: u32 = 3_600;
 const PROGRAMS: [&str; 8] =
     ["wrapper", "empty", "grow", "parse_only", "parse_and_service", "parse_and_flow", "fill_plain", "forget"];
-const MODES: [Mode; 4] = [Mode::Nat, Mode::DsrL2, Mode::DsrIpip, Mode::DsrGue];
+const MODES: [Mode; 5] = [Mode::Nat, Mode::DsrL2, Mode::DsrIpip, Mode::DsrGue, Mode::FullNat];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Two namespaces with a cable: the balancer's, with a default route to the other's neighbour.
@@ -387,8 +387,12 @@ fn target(ifindex: u32) -> Target {
             tunnel_ipv4_hosts: 0xffffu32.to_be(),
             tunnel_ipv6_hosts: u32::MAX,
             gue_port: Port::new(6_080),
+            pool_first_port: 1_024,
+            pool_ports: 64_512,
+            pool_ipv4: 1,
+            pool_ipv6: 1,
             ..Settings::default()
         },
-        pool: Vec::new(),
+        pool: vec![own("10.9.0.200"), own("2001:db8:9::200")],
     }
 }
