@@ -65,7 +65,7 @@ use lb_common::{Features, Reason};
 use tests::requires::{DIRECTORY_PREFIX, requires};
 
 use crate::{
-    check::check,
+    check::{Failure, check},
     lanes::{Host, Kernel},
     row::Row,
     world::Routes,
@@ -134,12 +134,12 @@ fn smoke_the_kernel_agrees_with_every_row() -> Result<()> {
     })?
 }
 
-fn conclude(results: impl Iterator<Item = Result<Option<String>>>) -> Result<()> {
+fn conclude(results: impl Iterator<Item = Result<Option<Failure>>>) -> Result<()> {
     let mut failures = Vec::new();
     let mut count = 0;
     for result in results {
         count += 1;
-        failures.extend(result?);
+        failures.extend(result?.map(|failure| failure.report()));
     }
     println!("{count} rows, {} failed", failures.len());
     assert!(failures.is_empty(), "{} of {count} rows failed:\n{}", failures.len(), failures.join("\n"));

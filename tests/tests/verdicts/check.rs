@@ -1,6 +1,6 @@
 //! Arranges the tables for a row, runs its packet and compares everything that it says.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
@@ -12,6 +12,7 @@ use lb_control::{
     datapath::{Change, Datapath as _},
     engine::monotonic_seconds,
 };
+use tests::oracle::pcap;
 
 use crate::{
     lanes::Lane,
@@ -36,8 +37,34 @@ pub fn is_sent(reason: Reason) -> bool {
     )
 }
 
-/// Runs a row; what is wrong with it, in words.
-pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
+/// What is wrong with a row.
+pub struct Failure {
+    /// The row's name.
+    name: String,
+    /// In words.
+    text: String,
+    /// The packet as it came, as it left, and as it should have left.
+    frames: [Vec<u8>; 3],
+}
+
+impl Failure {
+    /// In words, with the name of a file that holds the three packets.
+    pub fn report(&self) -> String {
+        let name: String =
+            self.name.chars().map(|one| if one.is_ascii_alphanumeric() { one } else { '-' }).collect();
+        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/verdicts");
+        let path = directory.join(format!("{name}.pcap"));
+        let [came, left, expected] = &self.frames;
+        let file = match pcap::write(&path, &[came, left, expected]) {
+            Ok(()) => format!("came, left, expected: {}", path.display()),
+            Err(error) => format!("no pcap: {error}"),
+        };
+        format!("{}\n    {file}", self.text)
+    }
+}
+
+/// Runs a row; what is wrong with it.
+pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<Failure>> {
     let others = arrange(lane, row).with_context(|| format!("arranging {}", row.name))?;
     for packet in &row.before {
         lane.run(packet).with_context(|| format!("before {}", row.name))?;
@@ -101,7 +128,9 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<String>> {
     if wrong.is_empty() {
         return Ok(None);
     }
-    Ok(Some(format!("{}\n    packet in: {}{wrong}", row.name, hexdump(&row.packet))))
+    let text = format!("{}\n    packet in: {}{wrong}", row.name, hexdump(&row.packet));
+    let frames = [row.packet.clone(), out, row.out.clone()];
+    Ok(Some(Failure { name: row.name.clone(), text, frames }))
 }
 
 fn is_looked_up(row: &Row) -> bool {
