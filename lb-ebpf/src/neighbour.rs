@@ -5,8 +5,9 @@ use lb_common::{Address, Mac, Reason, limits};
 use network_types::eth::{EthHdr, EtherType};
 
 use crate::{
+    checksum::Difference,
     icmp::{
-        answer::{link_ends, pseudo_header, sum},
+        answer::{link_ends, pseudo_header},
         v6::{NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION},
     },
     link::{self, GROUP_BIT, write_mac},
@@ -112,8 +113,8 @@ fn try_answer_solicitation<P: Packet + ?Sized, T: Tables>(
         return None;
     }
     options(packet, tables, icmp + FIXED, ip.l3() + ip.length as usize, probe)?;
-    let pseudo = pseudo_header((&ip.source, &ip.destination), length as u16);
-    if sum(packet, tables, icmp, length, pseudo)?.apply(0xffff) != 0 {
+    let sum = pseudo_header((&ip.source, &ip.destination), length as u16);
+    if units(packet, tables, icmp, ip.l3() + ip.length as usize, sum)?.apply(0xffff) != 0 {
         return None;
     }
 
@@ -159,6 +160,28 @@ fn options<P: Packet + ?Sized, T: Tables>(
         }
     }
     (at == end).then_some(())
+}
+
+/// `sum`, and the words of a solicitation, all of whose parts are multiples of 8 bytes.
+#[inline(always)]
+fn units<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    start: usize,
+    end: usize,
+    mut sum: Difference,
+) -> Option<Difference> {
+    let mut at = start;
+    // As in `options`.
+    for _ in 0..tables.launder((FIXED / 8 + OPTIONS_MAX) as u64) & 15 {
+        if at + 8 > end {
+            break;
+        }
+        let [first, second] = packet.load::<[u32; 2]>(at)?;
+        sum = sum.plus32(first).plus32(second);
+        at += 8;
+    }
+    Some(sum)
 }
 
 /// Writes the advertisement over the solicitation: from `target`, which `own` has, to the asker.

@@ -75,7 +75,7 @@ fn answer<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, ip: &Ip, mt
     };
     let quoted = (ip.length as usize).min(most);
     packet.truncate(ip.l3() + quoted)?;
-    let sum = sum(packet, tables, ip.l3(), quoted, Difference::default())?;
+    let sum = sum(packet, tables, ip.l3(), quoted)?;
     match ip.family() {
         Family::V4 => answer_v4(packet, ip, mtu, (quoted, sum)),
         Family::V6 if tables.features().contains(Features::IPV6) => answer_v6(packet, ip, mtu, (quoted, sum)),
@@ -191,17 +191,16 @@ pub fn link_ends<P: Packet + ?Sized>(packet: &P) -> Option<(Mac, Mac)> {
     Some((Mac::new([a0, a1, a2, a3, b0, b1]), Mac::new([b2, b3, c0, c1, c2, c3])))
 }
 
-/// `sum`, and the words from `start` on, `length` bytes of them, from 2 up to [`QUOTE_MAX_V6`].
+/// The words from `start` on, `length` bytes of them, from 2 up to [`QUOTE_MAX_V6`].
 #[inline(always)]
-pub fn sum<P: Packet + ?Sized, T: Tables>(
+fn sum<P: Packet + ?Sized, T: Tables>(
     packet: &P,
     tables: &T,
     start: usize,
     length: usize,
-    mut sum: Difference,
 ) -> Option<Difference> {
     let end = start + length;
-    let mut at = start;
+    let (mut at, mut sum) = (start, Difference::default());
     for _ in 0..QUOTE_MAX_V6 / STRIDE {
         if at + STRIDE > end {
             break;
