@@ -16,6 +16,8 @@ const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 const MAXIMUM_SEGMENT_SIZE_LEN: usize = 4;
+/// Bytes of options: a header has 15 words, of which 5 are fixed.
+const OPTIONS_LEN_MAX: usize = 40;
 /// So many options are looked at. Stacks of our days announce the size first, others after eight at most.
 const OPTIONS_MAX: usize = 16;
 
@@ -49,7 +51,10 @@ fn lower<P: Packet + ?Sized>(
     let mut option = 0;
     for _ in 0..OPTIONS_MAX {
         // Or every length of every option would be another state to the verifier.
-        option = launder(option as u64) as usize & 0x3f;
+        option = launder(option as u64) as usize;
+        if option > OPTIONS_LEN_MAX {
+            return None;
+        }
         if option + MAXIMUM_SEGMENT_SIZE_LEN > options {
             return None;
         }
@@ -158,6 +163,11 @@ mod tests {
                 "after one that is too long",
                 &[8, 200, 1, 1, 2, 4, 0x05, 0xb4],
                 &[8, 200, 1, 1, 2, 4, 0x05, 0xb4],
+            ),
+            (
+                "after one that would end at the header's size modulo 64",
+                &[8, 69, 1, 1, 1, 1, 1, 2, 4, 0x05, 0xb4, 0],
+                &[8, 69, 1, 1, 1, 1, 1, 2, 4, 0x05, 0xb4, 0],
             ),
             ("cut by the header's end", &[1, 1, 2, 4], &[1, 1, 2, 4]),
         ];
