@@ -1,7 +1,10 @@
 //! The bounded differential test: a fixed seed, so that every run sees the same packets.
 
 use anyhow::Result;
-use tests::oracle::run::{Plan, both, conclude, host};
+use tests::oracle::{
+    report::conclude,
+    run::{Plan, both, host},
+};
 use tests::requires::requires;
 
 const SEED: u64 = 1;
