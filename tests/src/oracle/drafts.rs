@@ -165,12 +165,18 @@ pub fn reply_draft(random: &mut Random, scene: &Scene) -> Draft {
     let protocol = service.map_or(6, |service| service.key.protocol);
     let port =
         if entry.port == 0 { service.map_or(1, |service| service.key.port.number()) } else { entry.port };
-    let ends = (entry.address, client(entry.address.is_ipv6(), random.between(1, 400) as u16));
+    let ends = (entry.address, client(entry.address.is_ipv6(), some_client(random)));
     let mut draft = plain_draft(random, ends);
     draft.protocol = protocol;
     let to = random.between(1_024, 65_535) as u16;
     draft.upper = transport(random, ends, (port, to), protocol, None);
     draft
+}
+
+/// The number of a client, a few of them beyond a router that nobody knows, or without a route.
+fn some_client(random: &mut Random) -> u16 {
+    let number = random.between(1, 200) as u16;
+    number + *random.pick(&[0, 0, 0, 0, 0, 0, 0x100, 0x300, 0x400])
 }
 
 /// The answer to a packet: as its receiver sends it.

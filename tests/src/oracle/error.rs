@@ -199,9 +199,11 @@ impl Judge<'_> {
     fn send_error(&self, ip: &Ip, quote: &Quote, onward: &Onward) -> Outcome {
         let (way, routed) = onward.way;
         let keeps = onward.mode.keeps_destination();
+        if let Some(end) = way.end() {
+            return Outcome { routed, ..end };
+        }
         let outcome = match way {
-            Way::Inconsistent => Outcome::stays(Reason::TableInconsistent),
-            Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
+            Way::Unresolved if keeps => Outcome::stays(Reason::NextHopUnresolved),
             Way::TooBig(_) if keeps || ip.dont_fragment => Outcome::stays(Reason::ExceedsMtu),
             _ if ip.ttl <= 1 && onward.mode != Mode::DsrL2 => Outcome::stays(Reason::TtlExpired),
             _ => match onward.mode {

@@ -30,9 +30,8 @@ impl Judge<'_> {
     /// By every mode but `nat`, which `nat` says.
     fn by_way(&self, ip: &Ip, mode: Mode, backend: &Backend, nat: impl FnOnce(Way) -> Outcome) -> Outcome {
         let way = self.way_to(ip, backend, tunnel::overhead(mode, backend.address));
-        let outcome = match (way, mode) {
-            (Way::Inconsistent, _) => Outcome::stays(Reason::TableInconsistent),
-            (Way::Open, _) => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
+        let outcome = match (way.end(), mode) {
+            (Some(end), _) => end,
             (_, Mode::Nat) => nat(way),
             (_, Mode::DsrL2) => self.neighbour(ip, way),
             (_, Mode::DsrIpip | Mode::DsrGue) => {
@@ -74,7 +73,9 @@ impl Judge<'_> {
     pub fn with_hop(&self, mut edited: Edited, frame: &[u8], ip: &Ip, way: Way, reason: Reason) -> Outcome {
         let Way::Known { .. } = way else {
             edited.ip_checksum(ip, frame);
-            return Outcome { edited: Some(edited), ..Outcome::stays(Reason::LeftToFragment) };
+            let unresolved = way == Way::Unresolved;
+            let reason = if unresolved { Reason::ResolvingNextHop } else { Reason::LeftToFragment };
+            return Outcome { edited: Some(edited), ..Outcome::stays(reason) };
         };
         edited.hop(ip);
         edited.ip_checksum(ip, frame);
@@ -95,12 +96,16 @@ impl Judge<'_> {
     fn neighbour(&self, ip: &Ip, way: Way) -> Outcome {
         match way {
             Way::TooBig(_) => self.refused(ip, Mode::DsrL2, way),
+            Way::Unresolved => Outcome::stays(Reason::NextHopUnresolved),
             _ => self.sent(Edited::new(self.frame), way, Reason::Forwarded),
         }
     }
 
     /// Within another packet to `backend`.
     pub fn tunnel(&self, ip: &Ip, mode: Mode, backend: IpAddr, way: Way, reason: Reason) -> Outcome {
+        if way == Way::Unresolved {
+            return Outcome::stays(Reason::NextHopUnresolved);
+        }
         let Way::Known { ifindex, .. } = way else { return self.refused(ip, mode, way) };
         if ip.ttl <= 1 {
             return self.refused(ip, mode, way);
@@ -151,8 +156,8 @@ impl Judge<'_> {
             }
             Fate::Rewritten { source, destination, to: None } => {
                 let way = self.way_by_route(source, destination, ip.length());
-                let outcome = match way {
-                    Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
+                let outcome = match way.end() {
+                    Some(end) => end,
                     _ if ip.ttl <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment) => {
                         Outcome::stays(Reason::ReplyLeft)
                     }

@@ -74,9 +74,8 @@ impl Judge<'_> {
             destination: Some((destination, known.destination_port.number())),
         };
         let reason = if service.is_some() { Reason::Forwarded } else { Reason::Replied };
-        let mut outcome = match way {
-            Way::Inconsistent => Outcome::stays(Reason::TableInconsistent),
-            Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
+        let mut outcome = match way.end() {
+            Some(end) => end,
             _ if ip.ttl <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment) => {
                 self.refused(ip, Mode::FullNat, way)
             }

@@ -47,8 +47,24 @@ pub enum Way {
     TooBig(u32),
     /// The entry names an interface that does not exist.
     Inconsistent,
+    /// The route is known, its neighbour is not.
+    Unresolved,
+    /// There is no route.
+    Nowhere,
     /// No rule says.
     Open,
+}
+
+impl Way {
+    /// What becomes of every packet on this way, if that is all that matters.
+    pub fn end(self) -> Option<Outcome> {
+        match self {
+            Self::Inconsistent => Some(Outcome::stays(Reason::TableInconsistent)),
+            Self::Nowhere => Some(Outcome::stays(Reason::NoRoute)),
+            Self::Open => Some(Outcome { open: true, ..Outcome::stays(Reason::NoRoute) }),
+            Self::Known { .. } | Self::TooBig(_) | Self::Unresolved => None,
+        }
+    }
 }
 
 impl Judge<'_> {
@@ -196,11 +212,7 @@ impl Judge<'_> {
         };
         let mode = service.settings.mode;
         let way = self.way_to(&transport.ip, backend, tunnel::overhead(mode, backend.address));
-        let outcome = match way {
-            Way::Inconsistent => Outcome::stays(Reason::TableInconsistent),
-            Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
-            _ => self.refused(&transport.ip, mode, way),
-        };
+        let outcome = way.end().unwrap_or_else(|| self.refused(&transport.ip, mode, way));
         Outcome { routed: backend.next_hop.is_none(), ..outcome }
     }
 
@@ -222,8 +234,8 @@ impl Judge<'_> {
         let ip = &transport.ip;
         let vip = ip_addr(service.key.address);
         let way = self.way_by_route(vip, ip.destination, ip.length());
-        let mut outcome = match way {
-            Way::Open => Outcome { open: true, ..Outcome::stays(Reason::NoRoute) },
+        let mut outcome = match way.end() {
+            Some(end) => end,
             _ if ip.ttl <= 1 || (matches!(way, Way::TooBig(_)) && ip.dont_fragment) => {
                 Outcome::stays(Reason::ReplyLeft)
             }
@@ -277,12 +289,26 @@ impl Judge<'_> {
         if routed.real && (!is_ordinary(destination) || is_special(source)) {
             return Way::Open;
         }
-        match routed.mtu {
-            Some(mtu) if length > mtu as usize => Way::TooBig(mtu),
+        match (routed.mtu, quarter(destination)) {
+            (_, NOWHERE) if routed.real => Way::Nowhere,
+            (Some(mtu), _) if length > mtu as usize => Way::TooBig(mtu),
+            (_, UNRESOLVED) if routed.real => Way::Unresolved,
             _ => {
                 Way::Known { source: routed.source, destination: routed.destination, ifindex: routed.ifindex }
             }
         }
+    }
+}
+
+/// Clients and backends of these quarters have a router without a known address, and no route.
+const UNRESOLVED: u8 = 3;
+const NOWHERE: u8 = 4;
+
+/// The part of a host's number by which routes go.
+fn quarter(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[2],
+        IpAddr::V6(address) => (address.segments()[4] >> 8) as u8,
     }
 }
 

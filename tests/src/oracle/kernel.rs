@@ -52,6 +52,14 @@ impl Routes {
              neigh add 10.9.0.2 lladdr {1} nud permanent dev near0\n\
              neigh add fd00:9::2 lladdr {1} nud permanent dev near0\n\
              route add 198.18.0.0/15 via 10.9.0.2\n\
+             route add 198.18.3.0/24 via 10.9.0.3\n\
+             route add 198.19.3.0/24 via 10.9.0.3\n\
+             route add unreachable 198.18.4.0/24\n\
+             route add unreachable 198.19.4.0/24\n\
+             route add 2001:db8:18:c:300::/72 via fd00:9::3 dev near0\n\
+             route add 2001:db8:18:b:300::/72 via fd00:9::3 dev near0\n\
+             route add unreachable 2001:db8:18:c:400::/72\n\
+             route add unreachable 2001:db8:18:b:400::/72\n\
              route add 2001:db8:18::/48 via fd00:9::2 dev near0",
             mac(ROUTED_MAC),
             mac(ROUTER_MAC),
