@@ -61,6 +61,10 @@ pub fn plain_draft(random: &mut Random, (source, destination): (IpAddr, IpAddr))
 }
 
 fn payload_len(random: &mut Random) -> usize {
+    if random.one_in(50) {
+        // More than one buffer of the kernel's.
+        return random.between(3_000, 8_900);
+    }
     match random.below(10) {
         0 => 0,
         1..7 => random.between(1, 40),

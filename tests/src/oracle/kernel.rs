@@ -125,7 +125,7 @@ impl Kernel {
             answers: Map::PerCpuArray(data(maps::ANSWERS)?).try_into()?,
             pool: Map::Array(data(maps::POOL)?).try_into()?,
             installed: Contents::default(),
-            out: vec![0; 4_096],
+            out: vec![0; 16_384],
             datapath,
             pin_dir,
         })
