@@ -308,7 +308,10 @@ const NOWHERE: u8 = 4;
 fn quarter(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(address) => address.octets()[2],
-        IpAddr::V6(address) => (address.segments()[4] >> 8) as u8,
+        IpAddr::V6(address) => match address.segments()[3] {
+            0xb | 0xc => (address.segments()[4] >> 8) as u8,
+            _ => 0,
+        },
     }
 }
 
