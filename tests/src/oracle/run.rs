@@ -223,6 +223,7 @@ impl Runner<'_> {
         let mut decisive = outcome;
         if let Some((kernel_seen, kernel_outcome)) = from_kernel {
             if !decisive.routed
+                && !kernel_outcome.routed
                 && !decisive.effects.opened
                 && let Err(wrong) = agree(&seen, &kernel_seen, &decisive)
             {
