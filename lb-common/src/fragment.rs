@@ -40,26 +40,24 @@ pub struct FragmentWay {
 }
 
 impl FragmentWay {
-    /// To `backend`, whose address is all that may be written; `hash` is the flow's.
+    /// To `backend`, whose address is all that may be written over `ends`; `hash` is the flow's.
     #[inline(always)]
-    pub const fn to_backend(backend: BackendId, mode: Mode, service: u32, hash: u64, seen: u32) -> Self {
-        let unused = Address::from_words([0, 0, 0, 0]);
-        Self {
-            source: unused,
-            destination: unused,
-            hash,
-            backend: backend.0,
-            service,
-            seen,
-            mode: mode.byte() as u32,
-        }
+    pub const fn to_backend(
+        ends: (Address, Address),
+        backend: BackendId,
+        mode: Mode,
+        service: u32,
+        hash: u64,
+        seen: u32,
+    ) -> Self {
+        let (source, destination) = ends;
+        Self { source, destination, hash, backend: backend.0, service, seen, mode: mode.byte() as u32 }
     }
 
     /// To `backend` in `full-nat`, or from one to a client ([`BackendId::NONE`]); both addresses are written.
     #[inline(always)]
     pub const fn rewritten(ends: (Address, Address), backend: BackendId, service: u32, seen: u32) -> Self {
-        let (source, destination) = ends;
-        Self { source, destination, ..Self::to_backend(backend, Mode::FullNat, service, 0, seen) }
+        Self::to_backend(ends, backend, Mode::FullNat, service, 0, seen)
     }
 
     /// The service's mode.

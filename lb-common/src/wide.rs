@@ -57,20 +57,22 @@ impl Wide {
     /// So many services of one protocol may share a network.
     pub const RANGES: usize = 8;
 
-    /// The key in `SERVICES` of the service that has `port` (host order).
+    /// The first port of the service that has `port`; both in host order.
     #[inline(always)]
-    pub fn service_key(&self, port: u16) -> Option<ServiceKey> {
+    pub fn first_port(&self, port: u16) -> Option<u16> {
         for range in &self.ranges {
             if range.first <= port && port <= range.last {
-                return Some(ServiceKey {
-                    address: self.network,
-                    port: crate::Port::new(range.first),
-                    protocol: self.protocol,
-                    width: self.width,
-                });
+                return Some(range.first);
             }
         }
         None
+    }
+
+    /// The key in `SERVICES` of the service that has `port` (host order).
+    #[inline(always)]
+    pub fn service_key(&self, port: u16) -> Option<ServiceKey> {
+        let first = crate::Port::new(self.first_port(port)?);
+        Some(ServiceKey { address: self.network, port: first, protocol: self.protocol, width: self.width })
     }
 }
 

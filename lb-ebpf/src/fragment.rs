@@ -199,7 +199,8 @@ fn choose<T: Tables>(tables: &T, transport: &Transport, service: &Service) -> Re
     if choice.backend == BackendId::NONE {
         return Err(Reason::NoBackend);
     }
-    let way = |seen| FragmentWay::to_backend(choice.backend, service.mode(), service.id, hash, seen);
+    let ends = (transport.ip.source, transport.ip.destination);
+    let way = |seen| FragmentWay::to_backend(ends, choice.backend, service.mode(), service.id, hash, seen);
     if is_first(&transport.ip) {
         tables.remember_fragment(&key(&transport.ip), &way(tables.now_seconds()));
     }

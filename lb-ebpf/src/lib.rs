@@ -39,4 +39,5 @@ pub mod quic;
 pub mod select;
 pub mod service;
 pub mod socket;
+pub mod steps;
 pub mod tables;

@@ -51,7 +51,7 @@ fn lower<P: Packet + ?Sized>(
     let mut option = 0;
     for _ in 0..OPTIONS_MAX {
         // Or every length of every option would be another state to the verifier.
-        option = launder(option as u64) as usize;
+        option = launder(option as u64) as usize & 0x1ff;
         if option > OPTIONS_LEN_MAX {
             return None;
         }

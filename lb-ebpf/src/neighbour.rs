@@ -17,6 +17,7 @@ use crate::{
         ipv6::{self, ICMPV6},
     },
     pipeline::{Egress, Verdict},
+    steps::steps,
     tables::Tables,
 };
 
@@ -114,7 +115,7 @@ fn try_answer_solicitation<P: Packet + ?Sized, T: Tables>(
     }
     options(packet, tables, icmp + FIXED, ip.l3() + ip.length as usize, probe)?;
     let sum = pseudo_header((&ip.source, &ip.destination), length as u16);
-    if units(packet, tables, icmp, ip.l3() + ip.length as usize, sum)?.apply(0xffff) != 0 {
+    if units(packet, icmp, ip.l3() + ip.length as usize, sum)?.apply(0xffff) != 0 {
         return None;
     }
 
@@ -147,8 +148,7 @@ fn options<P: Packet + ?Sized, T: Tables>(
     probe: bool,
 ) -> Option<()> {
     let mut at = start;
-    // As if it were unknown, or the compiler would write the walk out.
-    for _ in 0..tables.launder(OPTIONS_MAX as u64) & 15 {
+    for _ in steps(OPTIONS_MAX as u8) {
         at = tables.launder(at as u64) as usize & 0xff;
         if at == end {
             break;
@@ -164,16 +164,14 @@ fn options<P: Packet + ?Sized, T: Tables>(
 
 /// `sum`, and the words of a solicitation, all of whose parts are multiples of 8 bytes.
 #[inline(always)]
-fn units<P: Packet + ?Sized, T: Tables>(
+fn units<P: Packet + ?Sized>(
     packet: &P,
-    tables: &T,
     start: usize,
     end: usize,
     mut sum: Difference,
 ) -> Option<Difference> {
     let mut at = start;
-    // As in `options`.
-    for _ in 0..tables.launder((FIXED / 8 + OPTIONS_MAX) as u64) & 15 {
+    for _ in steps((FIXED / 8 + OPTIONS_MAX) as u8) {
         if at + 8 > end {
             break;
         }

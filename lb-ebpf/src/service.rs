@@ -1,6 +1,6 @@
 //! Whose packet it is.
 
-use lb_common::{Features, FlowKey, Port, Protocol, Reply, Service, ServiceKey};
+use lb_common::{Address, Features, FlowKey, Port, Protocol, Reply, Service, ServiceKey};
 
 use crate::{parse::Transport, tables::Tables};
 
@@ -46,14 +46,19 @@ fn is_for_pool<T: Tables>(tables: &T, tuple: &FlowKey) -> bool {
 /// The service that a client's packet is for.
 #[inline(always)]
 pub fn service_of<'t, T: Tables>(tables: &'t T, tuple: &FlowKey, protocol: Protocol) -> Option<&'t Service> {
-    let exact = ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 };
-    if let Some(service) = tables.service(&exact) {
+    let mut key = ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 };
+    if let Some(service) = tables.service(&key) {
         return Some(service);
     }
     if !tables.features().contains(Features::WIDE) {
         return None;
     }
-    let key = tables.wide(protocol, &tuple.vip)?.service_key(tuple.vip_port.number())?;
+    let wide = tables.wide(protocol, &tuple.vip)?;
+    key.port = Port::new(wide.first_port(tuple.vip_port.number())?);
+    // Word by word: a copy of the whole becomes a call.
+    let [a, b, c, d] = wide.network.words();
+    key.address = Address::from_words([a, b, c, d]);
+    key.width = wide.width;
     tables.service(&key)
 }
 

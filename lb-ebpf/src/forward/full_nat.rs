@@ -142,7 +142,9 @@ pub fn open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport
         return Verdict::stay(Reason::NotOurs);
     };
     let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
+    // However it was chosen.
     let chosen = owner_of_new(packet, tables, transport, service, settings);
+    let chosen = BackendId(tables.launder(chosen.0.into()) as u32);
     if chosen == BackendId::NONE {
         return Verdict::stay(Reason::NoBackend);
     }

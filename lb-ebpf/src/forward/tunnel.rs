@@ -196,21 +196,16 @@ fn ipv6<P: Packet + ?Sized>(
     let label = (hash as u32).to_be_bytes();
     let class = inner.traffic_class;
     let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (source.words(), destination.words());
+    // In parts: ten words at once become a call that copies them.
     packet.store(
         l3,
         [
             u32::from_ne_bytes([0x60 | class >> 4, class << 4 | label[1] & 15, label[2], label[3]]),
             u32::from_ne_bytes([length[0], length[1], inner.protocol, TTL]),
-            s0,
-            s1,
-            s2,
-            s3,
-            d0,
-            d1,
-            d2,
-            d3,
         ],
-    )
+    )?;
+    packet.store(l3 + ipv6::SOURCE, [s0, s1, s2, s3])?;
+    packet.store(l3 + ipv6::DESTINATION, [d0, d1, d2, d3])
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use lb_common::Address;
 
 use super::{Family, Header, Ip, L4_MAX, Obstacle, Part, Shape, ipv4::has};
-use crate::{link, packet::Packet};
+use crate::{link, packet::Packet, steps::steps};
 
 /// The protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
@@ -20,7 +20,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 /// RFC 8200 lists six in its recommended order; more are taken for an attack.
-const EXTENSIONS_MAX: u64 = 6;
+const EXTENSIONS_MAX: u8 = 6;
 
 /// Reads the header at `l3` and, if `EXTENSIONS`, what extends it.
 #[inline(always)]
@@ -97,8 +97,7 @@ impl Chain {
         end: usize,
         launder: &impl Fn(u64) -> u64,
     ) -> Result<(), Obstacle> {
-        // As if it were unknown, or the compiler would write the walk out six times.
-        for _ in 0..launder(EXTENSIONS_MAX) & 15 {
+        for _ in steps(EXTENSIONS_MAX) {
             // Or every length of every header would be another state to the verifier.
             self.l4 = launder(self.l4 as u64) as usize & L4_MAX;
             let first = packet.load::<[u32; 2]>(self.l4).filter(|_| self.l4 + 8 <= end);

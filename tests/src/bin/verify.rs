@@ -13,6 +13,7 @@ use aya::EbpfLoader;
 use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
+use clap::Parser;
 use lb_common::Features;
 
 /// What a program may cost. Raise a number only together with the reason for it.
@@ -118,8 +119,18 @@ fn variants(object: &Object) -> Vec<(String, Features)> {
         .collect()
 }
 
+/// Load every program of the BPF objects, in every variant, and compare what they cost with their budgets
+#[derive(Parser)]
+struct Args {
+    /// Objects; by default those that this build made
+    objects: Vec<String>,
+    /// Only programs whose "variant program" contains this, such as "all portcullis_control"
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+}
+
 fn main() -> ExitCode {
-    match check() {
+    match check(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -128,8 +139,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn check() -> Result<()> {
-    let mut paths: Vec<String> = std::env::args().skip(1).collect();
+fn check(args: Args) -> Result<()> {
+    let mut paths = args.objects;
     if paths.is_empty() {
         paths = OBJECTS.map(str::to_owned).to_vec();
     }
@@ -139,7 +150,7 @@ fn check() -> Result<()> {
     );
     let mut broken = Vec::new();
     for path in paths {
-        broken.extend(check_object(&path).with_context(|| format!("the object {path}"))?);
+        broken.extend(check_object(&path, &args.only).with_context(|| format!("the object {path}"))?);
     }
     for line in &broken {
         eprintln!("over budget: {line}");
@@ -151,7 +162,7 @@ fn check() -> Result<()> {
 }
 
 /// The limits that an object's programs break.
-fn check_object(path: &str) -> Result<Vec<String>> {
+fn check_object(path: &str, only: &str) -> Result<Vec<String>> {
     let bytes = fs::read(path).context("cannot be read")?;
     if bytes.is_empty() {
         bail!("could not be built: no BPF-capable toolchain; run\n  cargo xtask setup");
@@ -175,6 +186,7 @@ fn check_object(path: &str) -> Result<Vec<String>> {
         let mut loaded = loader.load(&bytes).context("has maps that cannot be created")?;
         let mut programs: Vec<_> = loaded.programs_mut().collect();
         programs.sort_by_key(|(name, _)| *name);
+        programs.retain(|(name, _)| format!("{variant} {name}").contains(only));
         for (name, program) in programs {
             let stack = object
                 .programs

@@ -22,11 +22,12 @@ use lb_common::{
 use crate::{
     flow::{first_state, serves},
     parse::{Event, Family},
+    steps::steps,
     tables::{NotAdded, Tables},
 };
 
 /// So many ports are tried for a flow: where nine of ten are taken, four of five flows find one.
-const CANDIDATES: u32 = 16;
+const CANDIDATES: u8 = 16;
 
 /// What the client's direction under `key` is tagged with.
 #[inline(always)]
@@ -175,7 +176,7 @@ impl Opening<'_> {
             reserved: [0, 0, 0],
         };
         let mut claimed = false;
-        for _ in 0..CANDIDATES {
+        for _ in steps(CANDIDATES) {
             let Some(address) = candidates.address(tables) else { break };
             (other_key.vip, other_key.vip_port) = (address, candidates.port());
             entry.flow = self.first(tag_of_backend(self.keys, &other_key));
