@@ -1,7 +1,7 @@
 //! Loops that stay loops, with an end that the verifier sees.
 //!
 //! The compiler writes a loop of a few steps out, which makes programs long, or counts it in another way, down to zero
-//! from a number that it does not tell; kernels before 6.8 then follow it for ever. Here the counter is hidden from the
+//! from a number that it does not tell; kernels such as 6.1 then follow it for ever. Here the counter is hidden from the
 //! compiler, and is a constant in every step to the verifier.
 
 use core::hint::black_box;
