@@ -101,6 +101,8 @@ fn try_answer_solicitation<P: Packet + ?Sized, T: Tables>(
     if code != 0
         || !(to_node || ip.destination == target && !probe)
         || is_group(&target)
+        // An IPv4 address in its mapped form is asked for by ARP.
+        || target.is_ipv4()
         || is_group(&ip.source)
     {
         return None;

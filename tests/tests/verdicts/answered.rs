@@ -220,7 +220,12 @@ fn bad_solicitations() -> Vec<Row> {
             "of another address",
             with(|asked| asked.target = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 9, 1)),
         ),
-        ("of a mapped address", with(|asked| asked.target = Ipv4Addr::new(203, 0, 113, 1).to_ipv6_mapped())),
+        (
+            "of a mapped address",
+            Solicitation { target: Ipv4Addr::new(203, 0, 113, 1).to_ipv6_mapped(), ..good() }
+                .grouped()
+                .packet(),
+        ),
         ("to everybody", with(|asked| asked.frame.destination = v6([0xff02, 0, 0, 0, 0, 0, 0, 1], 0))),
         (
             "to another's group",
