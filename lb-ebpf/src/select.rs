@@ -8,6 +8,9 @@
 //! | moving, UDP | yes | a serving `previous`, else `current`: there is no SYN to tell a new flow by | yes |
 //! | pinned | yes | `current` | only in place of something stale |
 //!
+//! A service that goes by addresses alone has one flow for all connections of two addresses: none of them opens or ends
+//! it, or a connection that begins anew would take the others along.
+//!
 //! A flow of a moving slot that the full table refuses goes where its later packets will be sent: to a serving
 //! `previous`.
 
@@ -56,13 +59,16 @@ pub fn select<T: Tables>(
 ) -> Choice {
     let opens = matches!(event, Event::Open);
     let to = |backend| Choice { backend, new_flow: opens, refused: false };
+    let event = if service.by_address() { of_many(event) } else { event };
     match (service.tracking(), slot.state()) {
         (Tracking::Connectionless, _) | (Tracking::OnChange, SlotState::Settled) => to(slot.current()),
         (Tracking::OnChange, state) => {
             let now = tables.now_seconds();
             match (recall(tables, service, tuple, hash, event, now), state) {
-                (Memory::Live(backend), _) => Choice { backend, new_flow: false, refused: false },
-                (_, SlotState::Moving) => moving(tables, service, slot, tuple, hash, event, now),
+                (Memory::Live(backend), _) => {
+                    Choice { backend, new_flow: opens && service.by_address(), refused: false }
+                }
+                (_, SlotState::Moving) => moving(tables, service, slot, tuple, hash, (event, opens), now),
                 (Memory::Unknown, _) => to(slot.current()),
                 (Memory::Stale, _) => {
                     // Left as it is, the stale entry would claim the flow when its backend serves again.
@@ -74,6 +80,15 @@ pub fn select<T: Tables>(
     }
 }
 
+/// What a packet of one of many connections means for the flow of them all.
+#[inline(always)]
+const fn of_many(event: Event) -> Event {
+    match event {
+        Event::Datagram => Event::Datagram,
+        Event::Open | Event::Accept | Event::Close | Event::Reset | Event::Continue => Event::Continue,
+    }
+}
+
 #[inline(always)]
 fn moving<T: Tables>(
     tables: &T,
@@ -81,14 +96,14 @@ fn moving<T: Tables>(
     slot: Slot,
     tuple: &FlowKey,
     hash: u64,
-    event: Event,
+    (event, opens): (Event, bool),
     now: u32,
 ) -> Choice {
     let old = if serves(tables, service, slot.previous()) { slot.previous() } else { slot.current() };
     // Both are whole seconds, so a difference of 3 may be of little more than 2.
     let fresh = matches!(event, Event::Open) && slot.seconds_since_move(now) > SYN_RETRANSMIT_SECONDS;
     let backend = if fresh { slot.current() } else { old };
-    let new_flow = matches!(event, Event::Open | Event::Datagram);
+    let new_flow = opens || matches!(event, Event::Datagram);
     if backend == BackendId::NONE {
         return Choice { backend, new_flow, refused: false };
     }

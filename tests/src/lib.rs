@@ -20,6 +20,7 @@
 //! | [`load`] | a steady stream of requests, counted |
 //! | [`curl`] | a client that is not ours |
 //! | [`held`] | many connections held open and asked again and again |
+//! | [`quic`] | QUIC servers whose connection ids name them |
 //! | [`udp`] | datagrams with the time to live that they arrived with |
 //! | [`cgroup`] | a cgroup, and processes in it |
 //! | [`wire`] | frames as they are on a cable |
@@ -54,6 +55,7 @@ pub mod netns;
 pub mod oracle;
 pub mod packet;
 pub mod process;
+pub mod quic;
 pub mod requires;
 pub mod screen;
 pub mod serve;

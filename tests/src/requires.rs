@@ -30,10 +30,10 @@ pub fn requires() {
 pub fn prepare() -> Result<()> {
     // SAFETY: takes nothing and cannot fail.
     ensure!(unsafe { libc::geteuid() } == 0, "it makes network namespaces and loads BPF: run it as root");
-    for tool in ["ip", "ethtool", "curl", "ping", "tracepath"] {
+    for tool in ["ip", "ethtool", "curl", "ping", "tracepath", "openssl"] {
         ensure!(
             is_installed(tool),
-            "`{tool}` is not installed: apt-get install iproute2 ethtool curl iputils-ping iputils-tracepath"
+            "`{tool}` is not installed: apt-get install iproute2 ethtool curl iputils-ping iputils-tracepath openssl"
         );
     }
     ensure!(Path::new("/proc/self/ns/net").exists(), "the kernel has no network namespaces");

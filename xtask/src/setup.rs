@@ -21,8 +21,8 @@ const LINKER_VERSION: &str = "0.13.0";
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the namespaces of demo and tests are made of, and clients that are not ours.
-const NETWORK_PACKAGES: [&str; 6] =
-    ["iproute2", "ethtool", "curl", "wrk", "iputils-ping", "iputils-tracepath"];
+const NETWORK_PACKAGES: [&str; 7] =
+    ["iproute2", "ethtool", "curl", "wrk", "iputils-ping", "iputils-tracepath", "openssl"];
 
 /// What the gateway is measured beside, and with.
 const PEER_PACKAGES: [&str; 4] = ["nginx-light", "haproxy", "wrk", "curl"];
@@ -81,7 +81,11 @@ pub fn ensure(needs: Needs) -> Result<()> {
     let toolchain = ensure_toolchain()?;
     ensure_linker(&toolchain)?;
     if needs.network {
-        ensure_packages("network tools", &NETWORK_PACKAGES, &["ip", "ethtool", "curl", "ping", "tracepath"])?;
+        ensure_packages(
+            "network tools",
+            &NETWORK_PACKAGES,
+            &["ip", "ethtool", "curl", "ping", "tracepath", "openssl"],
+        )?;
     }
     if needs.peers {
         ensure_packages("proxies to measure beside", &PEER_PACKAGES, &["nginx", "haproxy", "wrk", "curl"])?;

@@ -54,6 +54,9 @@ fn known(world: &World, service: &Service, tuple: &FlowKey, event: Event) -> Kno
 pub fn choose(world: &World, service: &Service, tuple: &FlowKey, event: Event) -> Choice {
     let slot = slot(world, service, tuple);
     let opens = event == Event::Open;
+    let by_address = service.settings.by_address;
+    // One flow for many connections, of which none opens or ends it.
+    let event = if by_address && event != Event::Datagram { Event::Continue } else { event };
     let current = slot.current().0;
     if service.settings.tracking == Tracking::Connectionless || slot.state() == SlotState::Settled {
         return Choice { backend: current, new_flow: opens, refused: false, remembers: None };
@@ -63,7 +66,7 @@ pub fn choose(world: &World, service: &Service, tuple: &FlowKey, event: Event) -
             let next = Flow::new(flow.backend(), flow.tag(), world.now, after(flow.state(), event));
             return Choice {
                 backend: flow.backend().0,
-                new_flow: false,
+                new_flow: opens && by_address,
                 refused: false,
                 remembers: (next != flow).then_some(next),
             };
@@ -73,7 +76,7 @@ pub fn choose(world: &World, service: &Service, tuple: &FlowKey, event: Event) -
     };
     let hash = flow_hash(world.settings.hash_keys, tuple);
     let fresh = |backend: u32| {
-        let state = after(FlowState::Opening, if opens { Event::Open } else { event });
+        let state = after(FlowState::Opening, event);
         Flow::new(lb_common::BackendId(backend), tag(hash), world.now, state)
     };
     let room = world.flows.len() < world.flows_max || world.flows.contains_key(tuple);
@@ -83,7 +86,7 @@ pub fn choose(world: &World, service: &Service, tuple: &FlowKey, event: Event) -
     }
     let previous = slot.previous().0;
     let old = if world.serves(service, previous) { previous } else { current };
-    let settled_syn = opens && since(world.now, slot) > SYN_RETRANSMIT_SECONDS;
+    let settled_syn = event == Event::Open && since(world.now, slot) > SYN_RETRANSMIT_SECONDS;
     let backend = if settled_syn { current } else { old };
     let new_flow = opens || event == Event::Datagram;
     if backend == 0 {

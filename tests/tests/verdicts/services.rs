@@ -72,6 +72,7 @@ services! {
     /// Its fragments go by addresses alone.
     ByAddress: Nat Udp vip(7, 53) => near(7, 1, 5_353), near(7, 2, 5_353);
     ByAddress6: DsrIpip Udp vip6(7, 53) => near6(0x71, 53), near6(0x72, 53);
+    ByAddressTcp: Nat Tcp vip(7, 80) => near(7, 1, 8_080), near(7, 2, 8_080);
     /// Its fragments are passed.
     PassFragments: Nat Udp vip(8, 53) => near(8, 1, 5_353), near(8, 2, 5_353);
     QuicLb: Nat Udp vip(9, 443) => near(9, 1, 8_443), near(9, 2, 8_443);
@@ -139,7 +140,7 @@ impl Svc {
         let mut settings = ServiceSettings::new(self.mode(), tracking, IDLE_SECONDS);
         let mut fragments = FragmentPolicy::Drop;
         match self {
-            Self::ByAddress | Self::ByAddress6 => {
+            Self::ByAddress | Self::ByAddress6 | Self::ByAddressTcp => {
                 settings.by_address = true;
                 fragments = FragmentPolicy::ByAddress;
             }
