@@ -42,7 +42,14 @@ pub fn follow(host: &MemoryDatapath, frame: &[u8], world: &World) {
         Fate::Backend { backend, service, tuple } => {
             let Some(entry) = world.by_id(service) else { return };
             let hash = flow_hash(world.settings.hash_keys, &tuple);
-            FragmentWay::to_backend((key.source, key.destination), BackendId(backend), entry.settings.mode, service, hash, *seen)
+            FragmentWay::to_backend(
+                (key.source, key.destination),
+                BackendId(backend),
+                entry.settings.mode,
+                service,
+                hash,
+                *seen,
+            )
         }
     };
     known.insert(key, way);
