@@ -14,7 +14,7 @@ use crate::step::{describe, shown, step};
 use crate::workspace::{self, Profile};
 
 /// Rows that insert flows and find them again: a round takes five seconds.
-const SHORT_ROUND: &str = "nat moving";
+const SHORT_ROUND: &str = "nat ipv4 moving";
 
 /// Measure what a packet costs, or a request
 ///
