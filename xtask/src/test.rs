@@ -205,8 +205,10 @@ fn in_machine(report: &mut Report, filters: &[&str], timeout: Duration) -> Resul
     let daemons = workspace::build(workspace::Profile::Dev, &workspace::DAEMONS)?;
     let mut files: Vec<_> = built.executables.drain(..).map(|(_, path)| path).collect();
     files.extend(daemons.executables.iter().map(|(_, path)| path.clone()));
-    // Suites and programs are built with other packages beside them, so that each may have an object of its own.
-    files.extend(built.bpf_object.into_iter().chain(daemons.bpf_object.clone()));
+    // Suites and programs are built with other packages beside them, so that each may have objects of its own.
+    files.extend(built.bpf_objects.iter().chain(&daemons.bpf_objects).cloned());
+    files.sort_unstable();
+    files.dedup();
     files.push(workspace::root().join("examples"));
     // First whether the older verifier takes the programs at all, and at what price.
     let mut command = format!("failed=0\n{} || failed=1\n", daemons.executable("verify")?.display());

@@ -44,7 +44,7 @@ pub struct Built {
     /// Executables by the name of their target: of the binary, or of the test file.
     pub executables: Vec<(String, PathBuf)>,
     /// The BPF object that the packet tests load, where crate `tests` was built.
-    pub bpf_object: Option<PathBuf>,
+    pub bpf_objects: Vec<PathBuf>,
 }
 
 impl Built {
@@ -97,8 +97,9 @@ fn built(mut command: Command, tests: bool) -> Result<Built> {
                 built.executables.push((name.to_owned(), PathBuf::from(path)));
             }
             for variable in message["env"].as_array().into_iter().flatten() {
-                if variable[0] == "PORTCULLIS_BPF_OBJECT" {
-                    built.bpf_object = variable[1].as_str().map(PathBuf::from);
+                let is_object = |name: &str| name.starts_with("PORTCULLIS_") && name.ends_with("_OBJECT");
+                if variable[0].as_str().is_some_and(is_object) {
+                    built.bpf_objects.extend(variable[1].as_str().map(PathBuf::from));
                 }
             }
         }
