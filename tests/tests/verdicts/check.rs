@@ -291,7 +291,7 @@ fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> 
         Given::Full => {
             let known = lane.engine().datapath().flows()?.len() as u32;
             for number in known..FLOWS {
-                let other = FlowKey { client_port: Port::new(number as u16), ..key };
+                let other = FlowKey { client_port: Port::new(number as u16 + 1), ..key };
                 let other_tag = tag(flow_hash(lane.engine().datapath().hash_keys(), &other));
                 lane.remember(other, Flow::new(BackendId(1), other_tag, now, FlowState::Established))?;
             }

@@ -12,7 +12,7 @@ use crate::{
     },
     world::{
         IDLE_SECONDS,
-        Svc::{Connectionless, DsrTcp, NatTcp, NatUdp},
+        Svc::{ByAddressTcp, Connectionless, DsrTcp, NatTcp, NatUdp},
         Who::{A, B, Beyond, Foreign, Nobody},
     },
 };
@@ -21,7 +21,7 @@ use crate::{
 const IDLED: u32 = IDLE_SECONDS + 5;
 
 pub fn rows() -> Vec<Row> {
-    [settled(), moving(), moving_hit(), moving_udp(), pinned(), full()].concat()
+    [settled(), moving(), moving_hit(), moving_udp(), pinned(), full(), by_address()].concat()
 }
 
 fn settled() -> Vec<Row> {
@@ -178,5 +178,22 @@ fn full() -> Vec<Row> {
             .refused(),
         sent(NatTcp, "full, pinned, unknown", &[Slots(B, A, Pinned, 90), Full], syn, B).opens(),
         sent(DsrTcp, "full, SYN", &[moved(4), Full], syn, A).opens().refused(),
+    ]
+}
+
+/// One flow for all connections of two addresses: that one opens or ends says nothing of the others.
+fn by_address() -> Vec<Row> {
+    let service = ByAddressTcp;
+    let (moved, pinned) = (Slots(B, A, Moving, 10), Slots(B, A, Pinned, 90));
+    vec![
+        sent(service, "settled, SYN", &[Slots(B, B, Settled, 0)], syn, B).opens(),
+        sent(service, "moving, SYN beside unknown connections", &[moved], syn, A).opens().remembers(A),
+        sent(service, "moving, SYN beside others", &[moved, Remembered(A, 1)], syn, A).opens().remembers(A),
+        sent(service, "moving, FIN beside others", &[moved, Remembered(A, 1)], fin, A).remembers(A),
+        sent(service, "moving, RST beside others", &[moved, Remembered(A, 1)], rst, A).remembers(A),
+        sent(service, "moving, FIN beside unknown connections", &[moved], fin, A).remembers(A),
+        sent(service, "moving, full, SYN", &[moved, Full], syn, A).opens().refused(),
+        sent(service, "pinned, FIN beside others", &[pinned, Remembered(A, 1)], fin, A).remembers(A),
+        sent(service, "pinned, SYN beside others", &[pinned, Remembered(A, 1)], syn, A).opens().remembers(A),
     ]
 }

@@ -220,13 +220,15 @@ impl Svc {
         Frame { source_mac: ROUTED_MAC, destination_mac: NEIGHBOUR_MAC, ..self.to_backend(Who::A) }
     }
 
-    /// The client's flow.
+    /// The client's flow, as it is remembered.
     pub fn flow(self) -> FlowKey {
+        // By addresses alone, ports are none.
+        let port = |port| Port::new(if self == Self::ByAddressTcp { 0 } else { port });
         FlowKey {
             client: address(self.client().ip()),
             vip: address(self.vip().ip()),
-            client_port: Port::new(self.client().port()),
-            vip_port: Port::new(self.vip().port()),
+            client_port: port(self.client().port()),
+            vip_port: port(self.vip().port()),
             protocol: self.protocol() as u8,
             reserved: [0; 3],
         }
