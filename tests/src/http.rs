@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Method, Request, Response,
@@ -25,6 +26,31 @@ pub const GATEWAY_HEADER: &str = "x-gateway";
 
 /// So much of an error's body is kept, to be shown.
 const SHOWN_BYTES_MAX: usize = 200;
+
+/// So many bytes down and as many up, over one connection from a namespace to a `shop_server`, each one compared.
+pub fn transfer_bytes(
+    client: &Namespace,
+    target: SocketAddr,
+    bytes: usize,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    client
+        .enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection = Connection::open(target, limit).await?;
+                let down = connection.get(&format!("/bytes/{bytes}")).await?.body;
+                anyhow::ensure!(down.len() == bytes, "{} bytes arrived", down.len());
+                let wrong = down.iter().enumerate().find(|(index, byte)| **byte != (index % 251) as u8);
+                anyhow::ensure!(wrong.is_none(), "the first wrong byte: {wrong:?}");
+                let sum: u64 = down.iter().map(|byte| u64::from(*byte)).sum();
+                let up = connection.post("/sum", down).await?.body;
+                anyhow::ensure!(up == format!("{bytes} {sum}\n"), "the server saw {up:?}");
+                Ok(())
+            })
+        })?
+        .context("a large transfer")
+}
 
 /// An open connection.
 pub struct Connection {

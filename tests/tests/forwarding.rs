@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::{
     control::{backend_body, service},
     eventually::{eventually, eventually_true},
-    http::Connection,
+    http::transfer_bytes,
     load::{Load, Plan},
     netns::Namespace,
     server::{PORT, UDP_PORT},
@@ -277,23 +277,5 @@ fn transfer(topology: &Topology) -> Result<()> {
 
 /// Eight million bytes down, as many up, each one compared.
 fn transfer_at(topology: &Topology, port: u16) -> Result<()> {
-    const BYTES: usize = 8_000_000;
-    let target = topology.vip(port);
-    topology
-        .client
-        .enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut connection = Connection::open(target, LIMIT).await?;
-                let down = connection.get(&format!("/bytes/{BYTES}")).await?.body;
-                ensure!(down.len() == BYTES, "{} bytes arrived", down.len());
-                let wrong = down.iter().enumerate().find(|(index, byte)| **byte != (index % 251) as u8);
-                ensure!(wrong.is_none(), "the first wrong byte: {wrong:?}");
-                let sum: u64 = down.iter().map(|byte| u64::from(*byte)).sum();
-                let up = connection.post("/sum", down).await?.body;
-                ensure!(up == format!("{BYTES} {sum}\n"), "the server saw {up:?}");
-                Ok(())
-            })
-        })?
-        .context("a large transfer")
+    transfer_bytes(&topology.client, topology.vip(port), 8_000_000, LIMIT)
 }

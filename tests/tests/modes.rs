@@ -12,7 +12,7 @@ use tests::{
     control::{Control, service},
     dual::Family::{self, V4, V6},
     eventually::eventually,
-    http::Connection,
+    http::transfer_bytes,
     netns::Namespace,
     server::{PORT, UDP_PORT},
     stage::Stage,
@@ -129,7 +129,7 @@ fn serve(stage: &Stage, mode: &str, family: Family, of_backends: Family) -> Resu
         run(client, "ping", &["-n", "-c", "3", "-i", "0.2", "-W", "2", &family.vip().to_string()])?;
     ensure!(answered.contains(" 3 received"), "{answered}");
     echo(client, family)?;
-    transfer(client, family)
+    transfer_bytes(client, (family.vip(), PORT).into(), 4_000_000, LIMIT)
 }
 
 fn create(
@@ -171,25 +171,4 @@ fn echo(client: &Namespace, family: Family) -> Result<()> {
         ensure!(answer[..length].ends_with(&payload), "a datagram changed");
     }
     Ok(())
-}
-
-fn transfer(client: &Namespace, family: Family) -> Result<()> {
-    const BYTES: usize = 4_000_000;
-    let target = (family.vip(), PORT).into();
-    client
-        .enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut connection = Connection::open(target, LIMIT).await?;
-                let down = connection.get(&format!("/bytes/{BYTES}")).await?.body;
-                ensure!(down.len() == BYTES, "{} bytes arrived", down.len());
-                let wrong = down.iter().enumerate().find(|(index, byte)| **byte != (index % 251) as u8);
-                ensure!(wrong.is_none(), "the first wrong byte: {wrong:?}");
-                let sum: u64 = down.iter().map(|byte| u64::from(*byte)).sum();
-                let up = connection.post("/sum", down).await?.body;
-                ensure!(up == format!("{BYTES} {sum}\n"), "the server saw {up:?}");
-                Ok(())
-            })
-        })?
-        .context("a large transfer")
 }

@@ -97,7 +97,7 @@ pub fn on_host(host: &MemoryDatapath, now: u32, frame: &[u8]) -> Seen {
 }
 
 /// Whether the program sends a packet that ends so.
-fn is_sent(reason: Reason) -> bool {
+pub fn is_sent(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::Forwarded

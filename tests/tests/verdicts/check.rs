@@ -12,6 +12,7 @@ use lb_control::{
     datapath::{Change, Datapath as _},
     engine::monotonic_seconds,
 };
+pub use tests::oracle::host::is_sent;
 use tests::oracle::pcap;
 
 use crate::{
@@ -20,22 +21,6 @@ use crate::{
     translations,
     world::{FLOWS, SLOTS, Svc, Who, address, next_hop, target},
 };
-
-/// Whether the program itself sends such a packet.
-pub fn is_sent(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Forwarded
-            | Reason::Replied
-            | Reason::ErrorForwarded
-            | Reason::ErrorReplied
-            | Reason::ArpAnswered
-            | Reason::NeighbourAnswered
-            | Reason::EchoAnswered
-            | Reason::TooBigAnswered
-            | Reason::TimeExceededAnswered
-    )
-}
 
 /// What is wrong with a row.
 pub struct Failure {
