@@ -34,7 +34,7 @@ fn service(v6: bool, protocol: Protocol, mode: Mode, number: u8) -> TargetServic
         settings.quic_server_id_len = 1;
     }
     let backends = (1..=2).map(|index| TargetBackend {
-        server_id: Some(index.into()),
+max_connections: 0,         server_id: Some(index.into()),
         address: address(v6, number + 10, index),
         port: Port::new(80),
         weight: 1,

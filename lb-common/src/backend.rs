@@ -22,6 +22,8 @@ pub enum BackendState {
     Up,
     /// Old flows only: the table no longer names it.
     Draining,
+    /// Nothing: who still sends TCP to it, or it to whom, is answered with a reset.
+    Cut,
 }
 
 impl BackendState {
@@ -31,6 +33,7 @@ impl BackendState {
             Self::Down => 0,
             Self::Up => 1,
             Self::Draining => 2,
+            Self::Cut => 3,
         }
     }
 
@@ -39,13 +42,14 @@ impl BackendState {
         match word {
             1 => Self::Up,
             2 => Self::Draining,
+            3 => Self::Cut,
             _ => Self::Down,
         }
     }
 }
 
 /// A backend's entry, one cache line. Address, port and service never change while the id is in use;
-/// `state` and `next_hop` change by one aligned store each, so that no reader sees a half.
+/// `state`, `next_hop` and (`weight`, `max_connections`) change by one aligned store each, so that no reader sees a half.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backend {
@@ -59,8 +63,12 @@ pub struct Backend {
     pub state: u32,
     /// Its port; equal to the service's in the modes that do not rewrite it.
     pub port: Port,
+    /// Its share relative to the others', by which live connections are compared.
+    pub weight: u16,
+    /// So many live connections it takes; 0: any number. In one word with `port` and `weight`.
+    pub max_connections: u32,
     /// Zero.
-    pub reserved: [u16; 15],
+    pub reserved: [u64; 3],
 }
 
 impl Backend {

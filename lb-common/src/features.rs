@@ -26,6 +26,9 @@ features! {
     FULL_NAT = 2, "full-nat", "The mode `full-nat`.";
     WIDE = 3, "wide", "Services of several ports, or of a prefix of addresses.";
     QUIC = 4, "quic", "Routing by QUIC connection id.";
+    TRACKED = 6, "tracked", "Services that track every flow.";
+    SOURCE = 7, "source", "Hashing by the client's network.";
+    RESET = 8, "reset", "Ending the connections of a drain that is over by resets.";
     MSS = 5, "mss", "Clamping the TCP maximum segment size.";
 }
 

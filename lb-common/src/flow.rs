@@ -16,8 +16,18 @@ pub struct FlowKey {
     pub vip_port: Port,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
+    /// Zero, or [`FlowKey::AFFINITY`].
     pub reserved: [u8; 3],
+}
+
+impl FlowKey {
+    /// Not a flow, but the backend that a client's network keeps to: `client` is its prefix, and there is no client port.
+    pub const AFFINITY: [u8; 3] = [1, 0, 0];
+
+    /// Whether it is a flow's.
+    pub const fn is_flow(&self) -> bool {
+        self.reserved[0] == 0
+    }
 }
 
 /// What is remembered of a flow: two words, each read and written whole.
@@ -45,6 +55,11 @@ pub enum FlowState {
 }
 
 const STATE_SHIFT: u32 = 32;
+const COUNTED: u64 = 1 << 34;
+const ASKED: u64 = 1 << 35;
+const ASKED_SHIFT: u32 = 36;
+/// Microseconds of the monotonic clock, which wrap after 268 s.
+const ASKED_MASK: u64 = (1 << (64 - ASKED_SHIFT)) - 1;
 
 impl FlowState {
     const fn bits(self) -> u64 {
@@ -126,6 +141,51 @@ impl Flow {
     #[inline(always)]
     pub const fn state(self) -> FlowState {
         FlowState::from_bits(self.seen >> STATE_SHIFT)
+    }
+
+    /// The same flow in another second and state. What it counts for and what was asked stay.
+    #[inline(always)]
+    pub const fn seen_at(self, now: u32, state: FlowState) -> Self {
+        let kept = self.seen & !(u32::MAX as u64 | 3 << STATE_SHIFT);
+        Self { owner: self.owner, seen: kept | now as u64 | state.bits() << STATE_SHIFT }
+    }
+
+    /// Whether it is one of its backend's live connections.
+    #[inline(always)]
+    pub const fn is_counted(self) -> bool {
+        self.seen & COUNTED != 0
+    }
+
+    /// The same flow, counted or not.
+    #[inline(always)]
+    pub const fn counted(self, counted: bool) -> Self {
+        let seen = if counted { self.seen | COUNTED } else { self.seen & !COUNTED };
+        Self { owner: self.owner, seen }
+    }
+
+    /// Whether its client waits for an answer whose time is taken.
+    #[inline(always)]
+    pub const fn is_asked(self) -> bool {
+        self.seen & ASKED != 0
+    }
+
+    /// The same flow, whose client asks at `now` microseconds of the monotonic clock.
+    #[inline(always)]
+    pub const fn asked(self, now: u64) -> Self {
+        let kept = self.seen & !(ASKED_MASK << ASKED_SHIFT);
+        Self { owner: self.owner, seen: kept | ASKED | (now & ASKED_MASK) << ASKED_SHIFT }
+    }
+
+    /// The same flow, whose client waits for nothing.
+    #[inline(always)]
+    pub const fn answered(self) -> Self {
+        Self { owner: self.owner, seen: self.seen & !(ASKED | ASKED_MASK << ASKED_SHIFT) }
+    }
+
+    /// Microseconds since its client asked, modulo 2^28.
+    #[inline(always)]
+    pub const fn micros_since_asked(self, now: u64) -> u32 {
+        (now.wrapping_sub(self.seen >> ASKED_SHIFT) & ASKED_MASK) as u32
     }
 
     /// Seconds since its last packet; zero where another CPU saw one in a later second.

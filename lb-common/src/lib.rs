@@ -18,6 +18,8 @@
 //! | [`Address`] by index | `POOL` | controller | program: the balancer's addresses in `full-nat` |
 //! | [`FragmentKey`] → [`FragmentWay`] | `FRAGMENTS` | program | program |
 //! | [`QuicKey`] → `u32` | `QUIC_SERVERS` | controller | program: backends by the server id in connection ids |
+//! | [`Load`] | `LOADS` | program; the controller corrects and adds response times that it measured | both: services that track every flow |
+//! | `u64` | `TURNS` | program | program: round robin, by service |
 //! | [`Answers`] | `ANSWERS` | program, per CPU | program: ICMP errors sent in this second |
 //!
 //! Invariant: this crate depends on nothing (aya's `Pod` behind the feature `user`), contains nothing that
@@ -27,6 +29,7 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 // `pod` holds the one exception: `unsafe impl Pod`.
 
+mod algorithm;
 mod answers;
 mod backend;
 mod decap;
@@ -35,6 +38,7 @@ mod flow;
 mod fragment;
 pub mod hash;
 pub mod limits;
+pub mod load;
 mod network_order;
 #[cfg(feature = "user")]
 mod pod;
@@ -45,6 +49,7 @@ mod slot;
 mod translation;
 mod wide;
 
+pub use algorithm::Algorithm;
 pub use answers::Answers;
 pub use backend::{Backend, BackendId, BackendState, Interface, NextHop};
 pub use decap::{DecapReason, DecapSettings};
@@ -52,6 +57,7 @@ pub use features::Features;
 pub use flow::{Flow, FlowKey, FlowState};
 pub use fragment::{FragmentKey, FragmentWay};
 pub use hash::HashKeys;
+pub use load::Load;
 pub use network_order::{Address, Mac, Port};
 pub use quic::{IdStart, QuicKey, QuicScheme};
 pub use reason::Reason;

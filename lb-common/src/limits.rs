@@ -2,7 +2,7 @@
 //! lower or raise when it creates the map; the layout version names the pin directory.
 
 /// Raised whenever a struct of this crate, a map's type or the meaning of a field changes.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Services (address, port, protocol). A hash entry takes about 100 bytes: 1.6 MiB.
 pub const SERVICES: u32 = 16_384;
@@ -25,6 +25,9 @@ pub const LOCALS: u32 = 1_024;
 pub const TRANSLATIONS: u32 = 524_288;
 /// Packets of which a first fragment was seen lately; the oldest makes room. Key 40, value 56, 80 of the kernel's: 11 MiB.
 pub const FRAGMENTS: u32 = 65_536;
+/// How many slots are tried for a new flow of a service that tracks every flow.
+pub const TRIES: u8 = 8;
+
 /// Networks of wide services.
 pub const WIDE: u32 = 4_096;
 /// Servers named by QUIC connection ids.
@@ -32,7 +35,7 @@ pub const QUIC_SERVERS: u32 = BACKENDS;
 /// Addresses of one family in the pool of `full-nat`; a power of two.
 pub const POOL_ADDRESSES: u32 = 16;
 /// Programs after the first.
-pub const PROGRAMS: u32 = 5;
+pub const PROGRAMS: u32 = 7;
 
 /// Networks of outer sources that a backend takes packets from; the tunnel sources of so many balancers.
 pub const DECAP_SOURCES: u32 = 16;
@@ -80,10 +83,12 @@ pub mod maps {
     pub const WIDE: &str = "WIDE";
     pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
     pub const POOL: &str = "POOL";
+    pub const LOADS: &str = "LOADS";
+    pub const TURNS: &str = "TURNS";
     pub const ANSWERS: &str = "ANSWERS";
     pub const PROGRAMS: &str = "PROGRAMS";
     /// Every map, in the order in which they are pinned.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 21] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -101,6 +106,8 @@ pub mod maps {
         WIDE,
         QUIC_SERVERS,
         POOL,
+        LOADS,
+        TURNS,
         ANSWERS,
         PROGRAMS,
     ];

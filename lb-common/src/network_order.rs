@@ -41,6 +41,7 @@ impl Address {
     }
 
     /// The address with all but the first `bits` of its 128 at zero.
+    #[inline(always)]
     pub const fn network(&self, bits: u8) -> Self {
         let mut words = self.words;
         let mut index = 0;

@@ -1,7 +1,7 @@
 //! Every `aya::Pod` of the contract, each with its reason.
 
 use crate::{
-    Address, Answers, Backend, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface,
+    Address, Answers, Backend, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface, Load,
     QuicKey, Reply, Service, ServiceKey, Settings, Translation, VirtualAddress, Wide, WideKey,
 };
 
@@ -17,7 +17,7 @@ macro_rules! pods {
 }
 
 pods! {
-    Address = 16, Answers = 8, Backend = 64, Counters = 32, Features = 4, Flow = 16, FlowKey = 40, FragmentKey = 40,
-    FragmentWay = 56, Interface = 16, QuicKey = 16, Reply = 32, Service = 24, ServiceKey = 20, Settings = 72,
+    Address = 16, Answers = 8, Backend = 64, Counters = 40, Features = 4, Flow = 16, FlowKey = 40, FragmentKey = 40,
+    FragmentWay = 56, Interface = 16, Load = 16, QuicKey = 16, Reply = 36, Service = 28, ServiceKey = 20, Settings = 72,
     Translation = 64, VirtualAddress = 16, Wide = 52, WideKey = 20,
 }

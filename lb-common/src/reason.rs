@@ -55,6 +55,8 @@ reasons! {
     PortsExhausted = 27, "ports_exhausted", "The pool has no free port for another flow to this backend.";
     TranslationsFull = 28, "translations_full", "The table of translated flows has no room for another.";
     TableInconsistent = 29, "table_inconsistent", "A slot or an interface that the entry names does not exist: a defect, or a foreign writer.";
+    BackendsFull = 30, "backends_full", "Every backend that was tried has as many connections as it may.";
+    ConnectionReset = 31, "connection_reset", "A connection of a backend whose drain is over: the sender was sent a reset.";
 }
 
 #[cfg(test)]

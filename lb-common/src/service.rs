@@ -1,6 +1,6 @@
 //! Services, the sources of their replies, and what is counted of them.
 
-use crate::{Address, BackendId, HashKeys, Port, PortRange, QuicScheme};
+use crate::{Address, Algorithm, BackendId, FlowKey, HashKeys, Port, PortRange, QuicScheme};
 
 /// The protocols that are balanced, by their IP protocol number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -122,6 +122,8 @@ pub enum Tracking {
     OnChange,
     /// Nothing: every packet goes to the slot's current owner.
     Connectionless,
+    /// Every flow.
+    EveryFlow,
 }
 
 /// A service's entry: replaced whole by one update of the hash map, which readers see before or after.
@@ -146,8 +148,16 @@ pub struct Service {
     /// QUIC: the configuration id that QUIC-LB connection ids begin with, 0 to 6.
     pub quic_config: u8,
     by_address: u8,
-    reserved: [u8; 3],
+    algorithm: u8,
+    /// Of 128: how much of a client's address counts, in [`Algorithm::SourceHash`] and for affinity.
+    pub client_bits: u8,
+    flags: u8,
+    /// A client's network keeps to its backend until it sent nothing for so long; 0: it does not.
+    pub affinity_seconds: u32,
 }
+
+/// Response times are taken of its replies.
+const MEASURED: u8 = 1;
 
 /// The parts of a [`Service`] that configuration decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +168,12 @@ pub struct ServiceSettings {
     pub tracking: Tracking,
     /// See [`Service::flow_idle_seconds`].
     pub flow_idle_seconds: u32,
+    /// See [`Algorithm`].
+    pub algorithm: Algorithm,
+    /// See [`Service::client_bits`].
+    pub client_bits: u8,
+    /// See [`Service::affinity_seconds`].
+    pub affinity_seconds: u32,
     /// See [`Service::by_address`].
     pub by_address: bool,
     /// See [`Service::mss`].
@@ -177,12 +193,23 @@ impl ServiceSettings {
             mode,
             tracking,
             flow_idle_seconds,
+            algorithm: Algorithm::Maglev,
+            client_bits: 128,
+            affinity_seconds: 0,
             by_address: false,
             mss: 0,
             quic: QuicScheme::None,
             quic_server_id_len: 0,
             quic_config: 0,
         }
+    }
+}
+
+impl ServiceSettings {
+    /// Whether response times are taken of its replies, which pass here in two modes only.
+    pub const fn measures(&self) -> bool {
+        let returns = matches!(self.mode, Mode::Nat | Mode::FullNat);
+        returns && matches!(self.algorithm, Algorithm::LeastResponseTime)
     }
 }
 
@@ -197,6 +224,7 @@ impl Service {
             tracking: match settings.tracking {
                 Tracking::OnChange => 0,
                 Tracking::Connectionless => 1,
+                Tracking::EveryFlow => 2,
             },
             quic: settings.quic.byte(),
             flow_idle_seconds: settings.flow_idle_seconds,
@@ -204,7 +232,10 @@ impl Service {
             quic_server_id_len: settings.quic_server_id_len,
             quic_config: settings.quic_config,
             by_address: settings.by_address as u8,
-            reserved: [0; 3],
+            algorithm: settings.algorithm.byte(),
+            client_bits: settings.client_bits,
+            flags: if settings.measures() { MEASURED } else { 0 },
+            affinity_seconds: settings.affinity_seconds,
         }
     }
 
@@ -214,6 +245,9 @@ impl Service {
             mode: self.mode(),
             tracking: self.tracking(),
             flow_idle_seconds: self.flow_idle_seconds,
+            algorithm: self.algorithm(),
+            client_bits: self.client_bits,
+            affinity_seconds: self.affinity_seconds,
             by_address: self.by_address(),
             mss: self.mss,
             quic: self.quic(),
@@ -233,7 +267,51 @@ impl Service {
     pub const fn tracking(&self) -> Tracking {
         match self.tracking {
             0 => Tracking::OnChange,
-            _ => Tracking::Connectionless,
+            1 => Tracking::Connectionless,
+            _ => Tracking::EveryFlow,
+        }
+    }
+
+    /// See [`Algorithm`].
+    #[inline(always)]
+    pub const fn algorithm(&self) -> Algorithm {
+        Algorithm::from_byte(self.algorithm)
+    }
+
+    /// Whether response times are taken of its replies.
+    #[inline(always)]
+    pub const fn is_measured(&self) -> bool {
+        self.flags & MEASURED != 0
+    }
+
+    /// The tuple under which a flow is remembered: without ports where the service goes by addresses alone.
+    #[inline(always)]
+    pub const fn flow_key(&self, tuple: &FlowKey) -> FlowKey {
+        let mut key = *tuple;
+        if self.by_address() {
+            (key.client_port, key.vip_port) = (Port::new(0), Port::new(0));
+        }
+        key
+    }
+
+    /// The tuple whose hash finds a flow's slot, and whose tag it is remembered with.
+    #[inline(always)]
+    pub const fn slot_key(&self, tuple: &FlowKey) -> FlowKey {
+        let mut key = self.flow_key(tuple);
+        if matches!(self.algorithm(), Algorithm::SourceHash) {
+            (key.client, key.client_port) = (tuple.client.network(self.client_bits), Port::new(0));
+        }
+        key
+    }
+
+    /// Under which the backend of a client's network is remembered.
+    #[inline(always)]
+    pub const fn affinity_key(&self, tuple: &FlowKey) -> FlowKey {
+        FlowKey {
+            client: tuple.client.network(self.client_bits),
+            client_port: Port::new(0),
+            reserved: FlowKey::AFFINITY,
+            ..self.flow_key(tuple)
         }
     }
 
@@ -277,12 +355,16 @@ pub struct Reply {
     pub mss: u16,
     /// Where `port` is 0: the service's ports.
     pub ports: PortRange,
+    flags: u32,
 }
+
+/// The backend's connections are to be ended.
+const CUT: u32 = 2;
 
 impl Reply {
     /// A reply of `backend` in the name of `vip`:`port`.
     pub const fn new(vip: Address, port: Port, backend: BackendId, service: u32, mss: u16) -> Self {
-        Self { vip, backend: backend.0, service, port, mss, ports: PortRange { first: 0, last: 0 } }
+        Self { vip, backend: backend.0, service, port, mss, ports: PortRange { first: 0, last: 0 }, flags: 0 }
     }
 
     /// A reply of `backend` in the name of `vip`, from any of these ports and with its port as it is.
@@ -293,7 +375,31 @@ impl Reply {
         service: u32,
         mss: u16,
     ) -> Self {
-        Self { vip, backend: backend.0, service, port: Port::new(0), mss, ports }
+        Self { vip, backend: backend.0, service, port: Port::new(0), mss, ports, flags: 0 }
+    }
+
+    /// The same, of a service whose response times are measured or not.
+    pub const fn measured(self, measured: bool) -> Self {
+        let flags = if measured { self.flags | MEASURED as u32 } else { self.flags & !(MEASURED as u32) };
+        Self { flags, ..self }
+    }
+
+    /// The same, of a backend whose connections are to be ended or not.
+    pub const fn cut(self, cut: bool) -> Self {
+        let flags = if cut { self.flags | CUT } else { self.flags & !CUT };
+        Self { flags, ..self }
+    }
+
+    /// See [`Self::measured`].
+    #[inline(always)]
+    pub const fn is_measured(&self) -> bool {
+        self.flags & MEASURED as u32 != 0
+    }
+
+    /// See [`Self::cut`].
+    #[inline(always)]
+    pub const fn is_cut(&self) -> bool {
+        self.flags & CUT != 0
     }
 }
 
@@ -347,6 +453,8 @@ pub struct Counters {
     pub new_flows: u64,
     /// Flows that the full table refused to remember.
     pub refused_flows: u64,
+    /// New flows that went past a backend with as many connections as it may have.
+    pub overflowed: u64,
 }
 
 /// Settings of the program as a whole, the single element of `SETTINGS`.
@@ -381,8 +489,8 @@ pub struct Settings {
 
 const _: () = assert!(
     size_of::<ServiceKey>() == 20
-        && size_of::<Service>() == 24
-        && size_of::<Reply>() == 32
+        && size_of::<Service>() == 28
+        && size_of::<Reply>() == 36
         && size_of::<VirtualAddress>() == 16
         && size_of::<Settings>() == 72
 );

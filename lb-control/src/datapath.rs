@@ -35,6 +35,8 @@ pub enum Change {
     PutBackend(BackendId, Backend),
     /// Whether, and which, flows are sent to it.
     SetBackendState(BackendId, BackendState),
+    /// Its weight and the most live connections that it takes.
+    SetShare(BackendId, u16, u32),
     /// The way to it.
     SetNextHop(BackendId, Option<NextHop>),
     /// Empties the entry of an id that nothing names any more.

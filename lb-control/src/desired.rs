@@ -245,6 +245,7 @@ pub fn target_service(
         port: Port::new(at.port()),
         server_id: backend.server_id,
         weight: backend.weight,
+        max_connections: 0,
         state: effective_state(backend, service.on_failure, now_unix),
         next_hop: next_hop(at.ip()),
     });

@@ -120,7 +120,7 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
     for service in desired.services.values() {
         for (at, backend) in &service.backends {
             let state = match effective_state(backend, service.on_failure, now_unix) {
-                BackendState::Down => 0,
+                BackendState::Down | BackendState::Cut => 0,
                 BackendState::Up => 1,
                 BackendState::Draining => 2,
             };

@@ -119,7 +119,7 @@ impl From<lb_common::BackendState> for BackendStateName {
         match state {
             lb_common::BackendState::Up => Self::Up,
             lb_common::BackendState::Draining => Self::Draining,
-            lb_common::BackendState::Down => Self::Down,
+            lb_common::BackendState::Down | lb_common::BackendState::Cut => Self::Down,
         }
     }
 }
@@ -144,12 +144,14 @@ pub struct CounterValues {
     pub new_flows: u64,
     /// Flows that the full table refused to remember.
     pub refused_flows: u64,
+    /// New flows that went past a backend with as many connections as it may have.
+    pub overflowed: u64,
 }
 
 impl From<lb_common::Counters> for CounterValues {
     fn from(counters: lb_common::Counters) -> Self {
-        let lb_common::Counters { packets, bytes, new_flows, refused_flows } = counters;
-        Self { packets, bytes, new_flows, refused_flows }
+        let lb_common::Counters { packets, bytes, new_flows, refused_flows, overflowed } = counters;
+        Self { packets, bytes, new_flows, refused_flows, overflowed }
     }
 }
 

@@ -2,8 +2,8 @@
 //! Pure data; [`crate::plan`] turns (target, installed) into changes.
 
 use lb_common::{
-    Address, BackendState, Features, FragmentPolicy, Interface, Mode, NextHop, Port, QuicScheme, ServiceKey,
-    ServiceSettings, Settings,
+    Address, Algorithm, BackendState, Features, FragmentPolicy, Interface, Mode, NextHop, Port, QuicScheme,
+    ServiceKey, ServiceSettings, Settings, Tracking,
 };
 
 /// Everything that should be installed.
@@ -43,6 +43,8 @@ impl TargetService {
             | wanted(self.key.width != 0, Features::WIDE)
             | wanted(self.settings.quic != QuicScheme::None, Features::QUIC)
             | wanted(self.settings.mss != 0, Features::MSS)
+            | wanted(self.settings.tracking == Tracking::EveryFlow, Features::TRACKED)
+            | wanted(self.settings.algorithm == Algorithm::SourceHash, Features::SOURCE)
     }
 }
 
@@ -80,6 +82,8 @@ pub struct TargetBackend {
     pub server_id: Option<u64>,
     /// Its share of new flows relative to the others'; zero takes none.
     pub weight: u32,
+    /// So many live connections it takes; 0: any number. Only where every flow is tracked.
+    pub max_connections: u32,
     /// `Up`: in the table. `Draining`: old flows only. `Down`: nothing.
     pub state: BackendState,
     /// The way to it, once resolved.

@@ -168,6 +168,7 @@ impl Simulation {
             .backends
             .iter()
             .map(|(&id, backend)| TargetBackend {
+                max_connections: 0,
                 server_id: None,
                 address: backend_address(id),
                 port: Port::new(8_080),

@@ -34,6 +34,9 @@ pub fn recall<T: Tables>(
         return Memory::Unknown;
     }
     if !binds(tables, service, flow, event, now) {
+        if flow.is_counted() && tables.refresh(place, flow, flow.counted(false)) {
+            tables.count_connection(flow.backend(), false);
+        }
         return Memory::Stale;
     }
     note_seen(tables, place, flow, event, now);
@@ -49,9 +52,21 @@ pub fn look<T: Tables>(
     hash: u64,
     now: u32,
 ) -> Option<BackendId> {
-    let (flow, _) = tables.flow(tuple)?;
-    let live = flow.tag() == hash::tag(hash) && binds(tables, service, flow, Event::Continue, now);
-    live.then_some(flow.backend())
+    live(tables, service, tuple, hash, now).map(|(flow, _)| flow.backend())
+}
+
+/// A live flow, as its mid-flow packet finds it.
+#[inline(always)]
+pub fn live<T: Tables>(
+    tables: &T,
+    service: &Service,
+    tuple: &FlowKey,
+    hash: u64,
+    now: u32,
+) -> Option<(Flow, T::Place)> {
+    let found = tables.flow(tuple)?;
+    let live = found.0.tag() == hash::tag(hash) && binds(tables, service, found.0, Event::Continue, now);
+    live.then_some(found)
 }
 
 #[inline(always)]
@@ -62,12 +77,16 @@ fn binds<T: Tables>(tables: &T, service: &Service, flow: Flow, event: Event, now
         && serves(tables, service, flow.backend())
 }
 
-/// Writes time and state of a flow whose packet arrived, if they changed.
+/// Writes time and state of a flow whose packet arrived, if they changed. One that ends is no live connection any more.
 #[inline(always)]
 pub fn note_seen<T: Tables>(tables: &T, place: T::Place, flow: Flow, event: Event, now: u32) {
     let state = after(flow.state(), event);
     if flow.last_seen() != now || state != flow.state() {
-        tables.refresh(place, Flow::new(flow.backend(), flow.tag(), now, state));
+        let ends = state.is_over() && flow.is_counted();
+        let after = flow.seen_at(now, state).counted(flow.is_counted() && !state.is_over());
+        if tables.refresh(place, flow, after) && ends {
+            tables.count_connection(flow.backend(), false);
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables>(
     hash: u64,
 ) -> Verdict {
     if choice.backend == BackendId::NONE {
-        return Verdict::stay(Reason::NoBackend);
+        return Verdict::stay(if choice.full { Reason::BackendsFull } else { Reason::NoBackend });
     }
     let Some(backend) = tables.backend(choice.backend) else {
         return Verdict::stay(Reason::TableInconsistent);
@@ -46,7 +46,12 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables>(
         Mode::FullNat | Mode::DsrIpip | Mode::DsrGue => Verdict::stay(Reason::TableInconsistent),
     };
     if matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment) {
-        let tally = Tally { bytes: ip.length as u64, new_flow: choice.new_flow, refused: choice.refused };
+        let tally = Tally {
+            bytes: ip.length as u64,
+            new_flow: choice.new_flow,
+            refused: choice.refused,
+            overflowed: choice.overflowed,
+        };
         tables.count(service.id, choice.backend, tally);
     }
     verdict

@@ -8,7 +8,7 @@
 
 use lb_common::{
     Address, Backend, BackendId, Features, FragmentKey, FragmentPolicy, FragmentWay, Mode, Port, Protocol,
-    Reason, Service, ServiceKey, hash::flow_hash, limits,
+    Reason, Service, ServiceKey, limits,
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     },
     packet::Packet,
     parse::{Family, Ip, Part, Transport, ipv6},
-    pipeline::{Stage, Verdict, selection_tuple},
+    pipeline::{Stage, Verdict, hash_of, selection_tuple},
     select::{Choice, select},
     service::{Owner, owner},
     tables::{Tables, Tally},
@@ -191,7 +191,7 @@ fn by_policy<'t, T: Tables>(tables: &'t T, ip: &Ip) -> Result<&'t Service, Reaso
 fn choose<T: Tables>(tables: &T, transport: &Transport, service: &Service) -> Result<Found, Reason> {
     let settings = tables.settings().ok_or(Reason::TableInconsistent)?;
     let tuple = selection_tuple(service, &transport.tuple);
-    let hash = flow_hash(settings.hash_keys, &tuple);
+    let hash = hash_of(tables, service, settings, &transport.tuple, &tuple);
     let slot = tables.slot(service.slot_index(hash)).ok_or(Reason::TableInconsistent)?;
     // Without a look for QUIC, which is never fragmented (RFC 9000, 14).
     let choice = select(tables, service, slot, &tuple, hash, transport.event());
@@ -232,7 +232,12 @@ fn to_backend<P: Packet + ?Sized, T: Tables>(
         Mode::DsrIpip | Mode::DsrGue => Verdict::stay(Reason::TableInconsistent),
     };
     if matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment) {
-        let tally = Tally { bytes: ip.length as u64, new_flow: found.new_flow, refused: found.refused };
+        let tally = Tally {
+            bytes: ip.length as u64,
+            new_flow: found.new_flow,
+            refused: found.refused,
+            overflowed: false,
+        };
         tables.count(way.service, id, tally);
     }
     verdict

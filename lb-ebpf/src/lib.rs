@@ -9,6 +9,7 @@
 //! | service | [`service`] | whose packet it is: a client's, a backend's reply, or nobody's |
 //! | flow | [`flow`] | what is remembered of it, where its slot asks for that |
 //! | select | [`quic`], [`select`] | one backend |
+//! | track | [`track`] | one backend for each new flow, where every flow is tracked |
 //! | forward | [`forward`] | rewrites by the service's mode, towards the next hop |
 //!
 //! [`pipeline::process`] calls them in order. Everything a packet needs of the world comes through two traits:
@@ -41,3 +42,4 @@ pub mod service;
 pub mod socket;
 pub mod steps;
 pub mod tables;
+pub mod track;

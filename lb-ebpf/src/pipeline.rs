@@ -6,7 +6,8 @@
 //! [`process`] does.
 
 use lb_common::{
-    Address, BackendId, Features, FlowKey, Mode, Port, QuicScheme, Reason, Service, hash::flow_hash,
+    Address, Algorithm, BackendId, Features, FlowKey, Mode, QuicScheme, Reason, Service, Settings, Tracking,
+    hash::flow_hash,
 };
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     select::{Choice, select},
     service::{Owner, owner},
     tables::Tables,
+    track,
 };
 
 /// What becomes of a packet. Three plain words, always written: a variant with a word more than another would be read
@@ -92,6 +94,10 @@ pub enum Stage {
     FullNatOpen = 3,
     /// [`fragments`].
     Fragment = 4,
+    /// [`track::send_on`].
+    Track = 5,
+    /// [`track::open`].
+    Open = 6,
 }
 
 /// Takes one packet through all programs.
@@ -104,6 +110,8 @@ pub fn process<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ver
             Stage::FullNat => full_nat(packet, tables),
             Stage::FullNatOpen => full_nat_open(packet, tables),
             Stage::Fragment => fragments(packet, tables),
+            Stage::Track => track::send_on(packet, tables),
+            Stage::Open => track::open(packet, tables),
         };
     }
     verdict
@@ -218,6 +226,9 @@ fn balance<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     }
     match owner {
         Owner::Client(service) => to_backend::<P, T, UNCOMMON>(packet, tables, transport, service),
+        Owner::Backend(reply) if reply.is_measured() && tables.features().contains(Features::TRACKED) => {
+            Verdict::to(Stage::Track)
+        }
         Owner::Backend(reply) => forward::to_client(packet, tables, transport, reply),
         Owner::Local => Verdict::stay(Reason::LocalReply),
         Owner::Nobody | Owner::Translated => Verdict::stay(Reason::NotOurs),
@@ -243,14 +254,22 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
 ) -> Verdict {
     let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
     let tuple = selection_tuple(service, &transport.tuple);
-    let hash = flow_hash(settings.hash_keys, &tuple);
+    let hash = hash_of(tables, service, settings, &transport.tuple, &tuple);
     let Some(slot) = tables.slot(service.slot_index(hash)) else {
         return Verdict::stay(Reason::TableInconsistent);
     };
     let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
     let named = if by_quic { quic::server(packet, tables, service, transport) } else { BackendId::NONE };
     let choice = if named != BackendId::NONE {
-        Choice { backend: named, new_flow: false, refused: false }
+        Choice { backend: named, ..Choice::default() }
+    } else if tables.features().contains(Features::TRACKED)
+        && matches!(service.tracking(), Tracking::EveryFlow)
+    {
+        let backend = track::known(packet, tables, service, transport, &tuple, hash);
+        if backend == BackendId::NONE {
+            return Verdict::to(Stage::Track);
+        }
+        Choice { backend, ..Choice::default() }
     } else {
         select(tables, service, slot, &tuple, hash, transport.event())
     };
@@ -263,12 +282,24 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     forward::to_backend(packet, tables, transport, service, choice, hash)
 }
 
-/// The tuple that a service chooses by: without ports where it goes by addresses alone.
+/// The tuple that a flow is remembered under.
 #[inline(always)]
 pub fn selection_tuple(service: &Service, tuple: &FlowKey) -> FlowKey {
-    let mut tuple = *tuple;
-    if service.by_address() {
-        (tuple.client_port, tuple.vip_port) = (Port::new(0), Port::new(0));
+    service.flow_key(tuple)
+}
+
+/// The hash that a service chooses by; `key` is the [`selection_tuple`] of `tuple`.
+#[inline(always)]
+pub fn hash_of<T: Tables>(
+    tables: &T,
+    service: &Service,
+    settings: &Settings,
+    tuple: &FlowKey,
+    key: &FlowKey,
+) -> u64 {
+    if tables.features().contains(Features::SOURCE) && matches!(service.algorithm(), Algorithm::SourceHash) {
+        flow_hash(settings.hash_keys, &service.slot_key(tuple))
+    } else {
+        flow_hash(settings.hash_keys, key)
     }
-    tuple
 }

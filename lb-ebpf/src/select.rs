@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The backend of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Choice {
     /// Whom it goes to; may be [`BackendId::NONE`], or one that serves no more.
     pub backend: BackendId,
@@ -31,19 +31,33 @@ pub struct Choice {
     pub new_flow: bool,
     /// Whether the full table refused to remember it.
     pub refused: bool,
+    /// Whether it went past a backend that takes no more connections.
+    pub overflowed: bool,
+    /// Whether nobody takes it because of that.
+    pub full: bool,
 }
 
 impl Choice {
     /// All in one word, to be laundered.
     #[inline(always)]
     pub const fn word(self) -> u64 {
-        self.backend.0 as u64 | (self.new_flow as u64) << 32 | (self.refused as u64) << 33
+        self.backend.0 as u64
+            | (self.new_flow as u64) << 32
+            | (self.refused as u64) << 33
+            | (self.overflowed as u64) << 34
+            | (self.full as u64) << 35
     }
 
     /// From [`Self::word`].
     #[inline(always)]
     pub const fn from_word(word: u64) -> Self {
-        Self { backend: BackendId(word as u32), new_flow: word >> 32 & 1 != 0, refused: word >> 33 & 1 != 0 }
+        Self {
+            backend: BackendId(word as u32),
+            new_flow: word >> 32 & 1 != 0,
+            refused: word >> 33 & 1 != 0,
+            overflowed: word >> 34 & 1 != 0,
+            full: word >> 35 & 1 != 0,
+        }
     }
 }
 
@@ -58,22 +72,26 @@ pub fn select<T: Tables>(
     event: Event,
 ) -> Choice {
     let opens = matches!(event, Event::Open);
-    let to = |backend| Choice { backend, new_flow: opens, refused: false };
+    let to = |backend| Choice { backend, new_flow: opens, refused: false, ..Choice::default() };
     let event = if service.by_address() { of_many(event) } else { event };
     match (service.tracking(), slot.state()) {
         (Tracking::Connectionless, _) | (Tracking::OnChange, SlotState::Settled) => to(slot.current()),
-        (Tracking::OnChange, state) => {
+        // Where every flow is tracked this is for packets that open none.
+        (Tracking::OnChange | Tracking::EveryFlow, state) => {
             let now = tables.now_seconds();
             match (recall(tables, service, tuple, hash, event, now), state) {
-                (Memory::Live(backend), _) => {
-                    Choice { backend, new_flow: opens && service.by_address(), refused: false }
-                }
+                (Memory::Live(backend), _) => Choice {
+                    backend,
+                    new_flow: opens && service.by_address(),
+                    refused: false,
+                    ..Choice::default()
+                },
                 (_, SlotState::Moving) => moving(tables, service, slot, tuple, hash, (event, opens), now),
                 (Memory::Unknown, _) => to(slot.current()),
                 (Memory::Stale, _) => {
                     // Left as it is, the stale entry would claim the flow when its backend serves again.
                     let refused = remember(tables, tuple, hash, event, now, slot.current()).is_err();
-                    Choice { backend: slot.current(), new_flow: opens, refused }
+                    Choice { backend: slot.current(), new_flow: opens, refused, ..Choice::default() }
                 }
             }
         }
@@ -105,11 +123,11 @@ fn moving<T: Tables>(
     let backend = if fresh { slot.current() } else { old };
     let new_flow = opens || matches!(event, Event::Datagram);
     if backend == BackendId::NONE {
-        return Choice { backend, new_flow, refused: false };
+        return Choice { backend, new_flow, refused: false, ..Choice::default() };
     }
     match remember(tables, tuple, hash, event, now, backend) {
-        Ok(()) => Choice { backend, new_flow, refused: false },
-        Err(_) => Choice { backend: old, new_flow, refused: true },
+        Ok(()) => Choice { backend, new_flow, refused: false, ..Choice::default() },
+        Err(_) => Choice { backend: old, new_flow, refused: true, ..Choice::default() },
     }
 }
 
@@ -123,7 +141,12 @@ pub fn owner_of<T: Tables>(
     hash: u64,
 ) -> BackendId {
     let current = slot.current();
-    if matches!(service.tracking(), Tracking::Connectionless) || matches!(slot.state(), SlotState::Settled) {
+    let nothing_known = match service.tracking() {
+        Tracking::Connectionless => true,
+        Tracking::OnChange => matches!(slot.state(), SlotState::Settled),
+        Tracking::EveryFlow => false,
+    };
+    if nothing_known {
         return current;
     }
     if let Some(backend) = look(tables, service, tuple, hash, tables.now_seconds()) {

@@ -1,8 +1,8 @@
 //! The lookups that a packet needs, and what it leaves behind.
 
 use lb_common::{
-    Address, Backend, BackendId, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface, Mac, Protocol,
-    QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
+    Address, Backend, BackendId, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface, Load, Mac,
+    Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
 };
 
 /// The table is full: the flow is not remembered.
@@ -51,6 +51,8 @@ pub struct Tally {
     pub new_flow: bool,
     /// Whether its flow was refused by the full table.
     pub refused: bool,
+    /// Whether it went past a backend that takes no more connections.
+    pub overflowed: bool,
 }
 
 /// Why a translation was not added.
@@ -76,6 +78,8 @@ pub trait Tables {
     fn ingress_ifindex(&self) -> u32;
     /// Seconds of the monotonic clock.
     fn now_seconds(&self) -> u32;
+    /// Microseconds of the monotonic clock.
+    fn now_micros(&self) -> u64;
     /// A number that nobody foresees.
     fn random(&self) -> u32;
     /// Settings of the program as a whole.
@@ -100,8 +104,17 @@ pub trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<(Flow, Self::Place)>;
     /// Remembers a flow, or replaces what is remembered of it.
     fn remember(&self, key: &FlowKey, flow: Flow) -> Result<(), Refused>;
-    /// Writes what changes with a packet of a remembered or translated flow: time and state, not the owner.
-    fn refresh(&self, place: Self::Place, flow: Flow);
+    /// Writes what changes with a packet of a remembered or translated flow, all but its owner, if it still is what was
+    /// seen; of CPUs that try at once, one succeeds. Returns whether it was.
+    fn refresh(&self, place: Self::Place, seen: Flow, flow: Flow) -> bool;
+    /// How busy a backend is.
+    fn load(&self, id: BackendId) -> Option<Load>;
+    /// One live connection of a backend more, or one less.
+    fn count_connection(&self, id: BackendId, more: bool);
+    /// Writes [`Load::response`].
+    fn note_response(&self, id: BackendId, response: u64);
+    /// A number that is one higher at every call for the service, on whichever CPU.
+    fn next_turn(&self, service: u32) -> u32;
     /// One direction of a translated flow. The flow's two words are read whole, and stand at the place.
     fn translation(&self, key: &FlowKey) -> Option<(Translation, Self::Place)>;
     /// Adds one where its key is free: of two packets that try at once, one succeeds.

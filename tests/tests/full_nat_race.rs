@@ -157,6 +157,7 @@ fn source(packet: &[u8]) -> Result<SocketAddr> {
 fn target(pool_ports: u16) -> Target {
     let backends = (1..=BACKENDS)
         .map(|last| TargetBackend {
+            max_connections: 0,
             server_id: None,
             address: Address::from_ipv4([10, 9, 6, last]),
             port: Port::new(8_080),

@@ -23,7 +23,7 @@ pub async fn status(State(state): State<Shared>) -> Json<Value> {
             match effective_state(backend, service.on_failure, now) {
                 BackendState::Up => up += 1,
                 BackendState::Draining => draining += 1,
-                BackendState::Down => down += 1,
+                BackendState::Down | BackendState::Cut => down += 1,
             }
         }
     }

@@ -54,7 +54,7 @@ impl Eyes {
             slots_unsettled: 0,
             tracked_flows,
             next_hop: None,
-            counters: CounterValues { packets: 5, bytes: 500, new_flows: 2, refused_flows: 0 },
+            counters: CounterValues { packets: 5, bytes: 500, new_flows: 2, refused_flows: 0, overflowed: 0 },
         };
         let mut observed = (*self.observe()).clone();
         observed.installed_generation = generation;

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use anyhow::Result;
 use lb_common::{
     Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, HashKeys,
-    Interface, NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress,
-    Wide, WideKey, limits,
+    Interface, Load, NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
+    VirtualAddress, Wide, WideKey, limits,
 };
 use lb_ebpf::{
     packet::Buffer,
@@ -51,8 +51,14 @@ pub struct MemoryDatapath {
     pub(crate) service_counters: RefCell<HashMap<u32, Counters>>,
     pub(crate) backend_counters: RefCell<HashMap<BackendId, Counters>>,
     pub(crate) reasons: RefCell<Vec<u64>>,
+    /// How busy backends are, by id.
+    pub loads: RefCell<HashMap<BackendId, Load>>,
+    /// Turns of round robin, by service number.
+    pub turns: RefCell<HashMap<u32, u32>>,
     /// Seconds that packets see.
     pub now_seconds: Cell<u32>,
+    /// Microseconds after these seconds.
+    pub micros: Cell<u64>,
     /// The next number that packets see as random.
     pub random: Cell<u32>,
 }
@@ -82,7 +88,10 @@ impl MemoryDatapath {
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
             reasons: RefCell::new(vec![0; lb_common::Reason::ALL.len()]),
+            loads: RefCell::default(),
+            turns: RefCell::default(),
             now_seconds: Cell::new(0),
+            micros: Cell::new(0),
         }
     }
 
@@ -123,6 +132,10 @@ impl Datapath for MemoryDatapath {
                 self.backend_counters.borrow_mut().remove(id);
             }
             Change::SetBackendState(id, state) => self.backends[id.0 as usize].state = state.word(),
+            Change::SetShare(id, weight, max_connections) => {
+                let backend = &mut self.backends[id.0 as usize];
+                (backend.weight, backend.max_connections) = (*weight, *max_connections);
+            }
             Change::SetNextHop(id, hop) => {
                 self.backends[id.0 as usize].next_hop = hop.map_or(0, NextHop::word)
             }

@@ -151,6 +151,9 @@ impl Installed {
             Change::SetBackendState(id, state) => {
                 self.backend_mut(*id, |backend| backend.state = state.word())
             }
+            Change::SetShare(id, weight, max_connections) => self.backend_mut(*id, |backend| {
+                (backend.weight, backend.max_connections) = (*weight, *max_connections);
+            }),
             Change::SetNextHop(id, hop) => {
                 self.backend_mut(*id, |backend| backend.next_hop = hop.map_or(0, NextHop::word))
             }

@@ -81,6 +81,8 @@ impl Planner<'_> {
             service,
             state: target.state.word(),
             port: target.port,
+            weight: target.weight as u16,
+            max_connections: target.max_connections,
             ..Backend::default()
         };
         self.change(Change::PutBackend(id, entry));
@@ -91,6 +93,11 @@ impl Planner<'_> {
     fn known_backend(&mut self, id: BackendId, target: &TargetBackend) {
         if target.state != BackendState::Down {
             self.set_state(id, target.state);
+        }
+        let share = (target.weight as u16, target.max_connections);
+        let known = &self.installed.backends[&id];
+        if (known.weight, known.max_connections) != share {
+            self.change(Change::SetShare(id, share.0, share.1));
         }
         // An unresolved neighbour leaves the last known one in place: it is refreshed, not forgotten.
         if let Some(hop) = target.next_hop
@@ -122,6 +129,7 @@ impl Planner<'_> {
         } else {
             Reply::new(vip, target.key.port, id, service, mss)
         };
+        let reply = reply.measured(target.settings.measures());
         if self.installed.replies.get(&key) != Some(&reply) {
             self.change(Change::PutReply(key, reply));
         }

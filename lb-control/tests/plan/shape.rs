@@ -25,6 +25,7 @@ pub fn key(port: u16) -> ServiceKey {
 /// 10.1.x.y:8080.
 pub fn backend(id: u32, state: BackendState) -> TargetBackend {
     TargetBackend {
+        max_connections: 0,
         server_id: None,
         address: Address::from_ipv4([10, 1, (id >> 8) as u8, id as u8]),
         port: Port::new(8_080),
@@ -87,6 +88,7 @@ pub fn kinds(changes: &[Change]) -> Vec<&'static str> {
             Change::PutBackend(..) => "backend",
             Change::SetBackendState(_, BackendState::Down) => "down",
             Change::SetBackendState(..) => "state",
+            Change::SetShare(..) => "share",
             Change::SetNextHop(..) => "next hop",
             Change::FreeBackend(..) => "-backend",
             Change::PutReply(..) => "reply",

@@ -84,7 +84,8 @@ pub fn send_on<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transp
     let leaves =
         matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment);
     if leaves && plan.is_from_client() {
-        let tally = Tally { bytes: ip.length as u64, new_flow: plan.opens(), refused: false };
+        let tally =
+            Tally { bytes: ip.length as u64, new_flow: plan.opens(), refused: false, overflowed: false };
         tables.count(known.service, backend, tally);
     }
     verdict
@@ -128,7 +129,7 @@ fn unknown(service: Option<&Service>) -> Verdict {
 #[inline(always)]
 fn note<T: Tables>(tables: &T, place: T::Place, flow: Flow, event: Event, now: u32) {
     if matches!(event, Event::Accept) && flow.state().is_over() {
-        tables.refresh(place, Flow::new(flow.backend(), flow.tag(), now, FlowState::Established));
+        tables.refresh(place, flow, flow.seen_at(now, FlowState::Established));
     } else {
         note_seen(tables, place, flow, event, now);
     }

@@ -18,6 +18,8 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// No TCP flag of these: a datagram.
 const DATAGRAM: u8 = 0x40;
+/// The data offset, in the high bits.
+const DATA_OFFSET: usize = 12;
 
 /// What a segment or datagram means for its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +84,17 @@ impl Transport {
         } else {
             Event::Accept
         }
+    }
+
+    /// Whether it carries data; UDP always does.
+    #[inline(always)]
+    pub fn has_payload<P: Packet + ?Sized>(&self, packet: &P) -> bool {
+        if matches!(self.protocol(), Protocol::Udp) {
+            return true;
+        }
+        let Some(offset) = packet.load::<u16>(self.ip.l4() + DATA_OFFSET) else { return false };
+        let header = (u16::from_be(offset) >> 12) as usize * 4;
+        self.ip.l4() + header < self.ip.l3() + self.ip.length as usize
     }
 
     /// Offset of the TCP or UDP checksum.

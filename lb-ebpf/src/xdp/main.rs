@@ -2,10 +2,13 @@
 //!
 //! On the host this is an empty program, so that `cargo build` and `cargo clippy` need no BPF target.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
+#[cfg(target_arch = "bpf")]
+mod atomic;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
@@ -16,7 +19,10 @@ mod program {
     use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
     use aya_log_ebpf::{debug, error};
     use lb_common::Reason;
-    use lb_ebpf::pipeline::{Verdict, control, first, fragments, full_nat, full_nat_open, uncommon};
+    use lb_ebpf::{
+        pipeline::{Verdict, control, first, fragments, full_nat, full_nat_open, uncommon},
+        track,
+    };
 
     use crate::{maps::KernelTables, packet::XdpPacket};
 
@@ -65,6 +71,20 @@ mod program {
         end(&ctx, verdict)
     }
 
+    /// Services that track every flow: what opens and ends one, and what is measured.
+    #[xdp(frags)]
+    pub fn portcullis_track(ctx: XdpContext) -> u32 {
+        let verdict = track::send_on(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Services that track every flow: a backend for a new one.
+    #[xdp(frags)]
+    pub fn portcullis_open(ctx: XdpContext) -> u32 {
+        let verdict = track::open(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
     #[inline(always)]
     fn end(ctx: &XdpContext, verdict: Verdict) -> u32 {
         if let Some(stage) = verdict.next {
@@ -86,7 +106,8 @@ mod program {
             | Reason::NeighbourAnswered
             | Reason::EchoAnswered
             | Reason::TooBigAnswered
-            | Reason::TimeExceededAnswered => match verdict.egress.other_ifindex() {
+            | Reason::TimeExceededAnswered
+            | Reason::ConnectionReset => match verdict.egress.other_ifindex() {
                 None => xdp_action::XDP_TX,
                 // SAFETY: a plain helper call; an unknown ifindex is dropped and counted by the kernel.
                 Some(ifindex) => (unsafe { bpf_redirect(ifindex, 0) }) as u32,
@@ -106,6 +127,7 @@ mod program {
             | Reason::TtlExpired
             | Reason::ExceedsMtu
             | Reason::NoBackend
+            | Reason::BackendsFull
             | Reason::NextHopUnresolved
             | Reason::NoRoute
             | Reason::OwnClient

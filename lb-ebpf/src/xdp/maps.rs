@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use crate::atomic::{compare_exchange, fetch_add};
 use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{
@@ -15,7 +16,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, Answers, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay,
-    Interface, Mac, Protocol, QuicKey, Reason, Reply, Service, ServiceKey, Settings, Slot, Translation,
+    Interface, Load, Mac, Protocol, QuicKey, Reason, Reply, Service, ServiceKey, Settings, Slot, Translation,
     VirtualAddress, Wide, WideKey, limits,
 };
 use lb_ebpf::{
@@ -73,10 +74,15 @@ static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
 static PROGRAMS: ProgramArray<{ limits::PROGRAMS as usize }> = ProgramArray::new();
 #[btf_map]
 static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
+#[btf_map]
+static LOADS: Array<Load, { limits::BACKENDS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static TURNS: Array<u64, { limits::SERVICES as usize }> = Array::new();
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const FIB_LOOKUP_WORDS: usize = size_of::<bpf_fib_lookup>() / size_of::<u64>();
+const NANOSECONDS_PER_MICROSECOND: u64 = 1_000;
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The maps, and the context of the packet under way.
@@ -120,6 +126,9 @@ fn add(counters: Option<*mut Counters>, tally: &Tally) {
         if tally.refused {
             counters.refused_flows += 1;
         }
+        if tally.overflowed {
+            counters.overflowed += 1;
+        }
     }
 }
 
@@ -151,6 +160,12 @@ impl Tables for KernelTables<'_> {
     fn now_seconds(&self) -> u32 {
         // SAFETY: a plain helper call.
         (unsafe { helpers::generated::bpf_ktime_get_coarse_ns() } / NANOSECONDS_PER_SECOND) as u32
+    }
+
+    #[inline(always)]
+    fn now_micros(&self) -> u64 {
+        // SAFETY: a plain helper call.
+        (unsafe { helpers::generated::bpf_ktime_get_ns() }) / NANOSECONDS_PER_MICROSECOND
     }
 
     #[inline(always)]
@@ -223,14 +238,46 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn refresh(&self, words: Self::Place, flow: Flow) {
-        // SAFETY: a map value is never unmapped while a program runs. Should the element be recycled between the
-        // comparison and the store, the flow that took it over is noted as seen in this second, which it was.
+    fn refresh(&self, words: Self::Place, seen: Flow, flow: Flow) -> bool {
+        // SAFETY: a map value is never unmapped while a program runs, and its words are aligned. Should the element be
+        // recycled between the comparisons, the flow that took it over was in the same state in the same second.
         unsafe {
-            if words.read_volatile() == flow.words()[0] {
-                words.add(1).write_volatile(flow.words()[1]);
+            if words.read_volatile() != flow.words()[0] {
+                return false;
             }
+            compare_exchange(words.add(1), seen.words()[1], flow.words()[1])
         }
+    }
+
+    #[inline(always)]
+    fn load(&self, id: BackendId) -> Option<Load> {
+        let words = LOADS.get_ptr(id.0)?.cast::<u64>();
+        // SAFETY: two aligned words in a mapped array, each read whole.
+        Some(unsafe { Load { connections: words.read_volatile(), response: words.add(1).read_volatile() } })
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, id: BackendId, more: bool) {
+        if let Some(words) = LOADS.get_ptr_mut(id.0) {
+            let one = if more { 1 } else { u64::MAX };
+            // SAFETY: an aligned word in a mapped array.
+            unsafe { fetch_add(words.cast(), one) };
+        }
+    }
+
+    #[inline(always)]
+    fn note_response(&self, id: BackendId, response: u64) {
+        if let Some(words) = LOADS.get_ptr_mut(id.0) {
+            // SAFETY: as in `load`.
+            unsafe { words.cast::<u64>().add(1).write_volatile(response) }
+        }
+    }
+
+    #[inline(always)]
+    fn next_turn(&self, service: u32) -> u32 {
+        let Some(turn) = TURNS.get_ptr_mut(service) else { return 0 };
+        // SAFETY: as in `count_connection`.
+        (unsafe { fetch_add(turn, 1) }) as u32
     }
 
     #[inline(always)]

@@ -350,6 +350,7 @@ fn target(ifindex: u32) -> Target {
     let backends = |mode, family| {
         (0..BACKENDS)
             .map(|number| TargetBackend {
+                max_connections: 0,
                 server_id: None,
                 address: to_map(row::backend(mode, family, number).ip()),
                 port: Port::new(row::backend(mode, family, number).port()),

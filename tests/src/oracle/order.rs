@@ -183,6 +183,7 @@ fn service(random: &mut Random, key: ServiceKey, v6: bool, number: u16) -> Targe
                 interface: if random.one_in(30) { 9 } else { *random.pick(&[0, 0, 1, 5, 5]) },
             };
             TargetBackend {
+                max_connections: 0,
                 server_id: (!random.one_in(4)).then_some(u64::from(index)),
                 address: address(backend(family, number, index)),
                 port,

@@ -247,6 +247,7 @@ pub fn next_hop(who: Who) -> NextHop {
 /// Everything, as the controller would install it.
 pub fn target() -> Target {
     let backend = |service: Svc, who| TargetBackend {
+        max_connections: 0,
         server_id: service.server_id(who),
         address: address(service.backend(who).ip()),
         port: Port::new(service.backend(who).port()),

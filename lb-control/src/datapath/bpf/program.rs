@@ -22,6 +22,8 @@ const NEXT: [&str; limits::PROGRAMS as usize] = [
     "portcullis_full_nat",
     "portcullis_full_nat_open",
     "portcullis_fragment",
+    "portcullis_track",
+    "portcullis_open",
 ];
 /// Its global for what it is loaded for.
 const FEATURES: &str = "FEATURES";

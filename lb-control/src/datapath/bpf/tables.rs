@@ -18,6 +18,9 @@ const NEXT_HOP_WORD: usize = std::mem::offset_of!(Backend, next_hop) / size_of::
 /// `service` and `state` share this word.
 const STATE_WORD: usize = std::mem::offset_of!(Backend, service) / size_of::<u64>();
 
+/// `port`, `weight` and `max_connections` share this word; the port does not change.
+const SHARE_WORD: usize = std::mem::offset_of!(Backend, port) / size_of::<u64>();
+
 impl Datapath for BpfDatapath {
     fn apply(&mut self, change: &Change) -> Result<()> {
         match change {
@@ -54,6 +57,12 @@ impl Datapath for BpfDatapath {
                 let service = self.backend(id.0).service as u64;
                 self.backend_word(*id, STATE_WORD)?
                     .store(service | (state.word() as u64) << 32, Ordering::Release);
+                Ok(())
+            }
+            Change::SetShare(id, weight, max_connections) => {
+                let port = self.backend(id.0).port.word() as u64;
+                let word = port | (*weight as u64) << 16 | (*max_connections as u64) << 32;
+                self.backend_word(*id, SHARE_WORD)?.store(word, Ordering::Release);
                 Ok(())
             }
             Change::SetNextHop(id, hop) => {
@@ -195,6 +204,7 @@ impl BpfDatapath {
             bytes: sum.bytes + one.bytes,
             new_flows: sum.new_flows + one.new_flows,
             refused_flows: sum.refused_flows + one.refused_flows,
+            overflowed: sum.overflowed + one.overflowed,
         }))
     }
 

@@ -1,9 +1,9 @@
 //! What a packet sees of tables in memory.
 
 use lb_common::{
-    Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface, Mac,
-    Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
-    WideKey,
+    Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface,
+    Load, Mac, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress,
+    Wide, WideKey,
 };
 use lb_ebpf::tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally};
 
@@ -36,6 +36,10 @@ impl Tables for MemoryDatapath {
 
     fn now_seconds(&self) -> u32 {
         self.now_seconds.get()
+    }
+
+    fn now_micros(&self) -> u64 {
+        u64::from(self.now_seconds.get()) * 1_000_000 + self.micros.get()
     }
 
     fn random(&self) -> u32 {
@@ -96,19 +100,42 @@ impl Tables for MemoryDatapath {
         Ok(())
     }
 
-    fn refresh(&self, place: Place, flow: Flow) {
-        match place {
-            Place::Flow(key) => {
-                if let Some(known) = self.flows.borrow_mut().get_mut(&key) {
-                    *known = flow;
-                }
+    fn refresh(&self, place: Place, seen: Flow, flow: Flow) -> bool {
+        let exchange = |known: &mut Flow| {
+            let same = *known == seen;
+            if same {
+                *known = flow;
             }
+            same
+        };
+        match place {
+            Place::Flow(key) => self.flows.borrow_mut().get_mut(&key).is_some_and(exchange),
             Place::Translation(key) => {
-                if let Some(known) = self.translations.borrow_mut().get_mut(&key) {
-                    known.flow = flow;
-                }
+                let mut translations = self.translations.borrow_mut();
+                translations.get_mut(&key).is_some_and(|known| exchange(&mut known.flow))
             }
         }
+    }
+
+    fn load(&self, id: BackendId) -> Option<Load> {
+        Some(self.loads.borrow().get(&id).copied().unwrap_or_default())
+    }
+
+    fn count_connection(&self, id: BackendId, more: bool) {
+        let mut loads = self.loads.borrow_mut();
+        let load = loads.entry(id).or_default();
+        load.connections = if more { load.connections + 1 } else { load.connections.wrapping_sub(1) };
+    }
+
+    fn note_response(&self, id: BackendId, response: u64) {
+        self.loads.borrow_mut().entry(id).or_default().response = response;
+    }
+
+    fn next_turn(&self, service: u32) -> u32 {
+        let mut turns = self.turns.borrow_mut();
+        let turn = turns.entry(service).or_default();
+        *turn += 1;
+        *turn - 1
     }
 
     fn translation(&self, key: &FlowKey) -> Option<(Translation, Place)> {
@@ -169,6 +196,7 @@ impl Tables for MemoryDatapath {
             counters.bytes += tally.bytes;
             counters.new_flows += tally.new_flow as u64;
             counters.refused_flows += tally.refused as u64;
+            counters.overflowed += tally.overflowed as u64;
         };
         add(self.service_counters.borrow_mut().entry(service).or_default());
         add(self.backend_counters.borrow_mut().entry(backend).or_default());

@@ -112,12 +112,12 @@ impl Opening<'_> {
                 && other.idle_seconds(self.now) <= timeout
                 && serves(tables, self.service, flow.backend())
             {
-                tables.refresh(place, Flow::new(flow.backend(), self.tag, self.now, flow.state()));
+                tables.refresh(place, flow, flow.seen_at(self.now, flow.state()));
                 return true;
             }
             if flow.backend() == self.chosen {
-                tables.refresh(other_place, self.first(other.tag()));
-                tables.refresh(place, self.first(self.tag));
+                tables.refresh(other_place, other, self.first(other.tag()));
+                tables.refresh(place, flow, self.first(self.tag));
                 return true;
             }
         }
