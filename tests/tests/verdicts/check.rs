@@ -156,6 +156,7 @@ fn tally(row: &Row, counts: bool) -> Counters {
         bytes: ip_length(&row.packet),
         new_flows: row.opens.into(),
         refused_flows: row.refused.into(),
+        overflowed: row.overflowed.into(),
     }
 }
 
@@ -174,6 +175,7 @@ fn diff(after: &Counters, before: &Counters) -> String {
         bytes: after.bytes - before.bytes,
         new_flows: after.new_flows - before.new_flows,
         refused_flows: after.refused_flows - before.refused_flows,
+        overflowed: after.overflowed - before.overflowed,
     };
     format!("{growth:?}")
 }

@@ -85,6 +85,8 @@ pub struct Row {
     pub counted: Option<Who>,
     pub opens: bool,
     pub refused: bool,
+    /// It went past a backend that has as many connections as it may.
+    pub overflowed: bool,
     /// What is remembered of the flow afterwards: whose it is, and whether it is closed.
     pub remembered: Option<(Who, bool)>,
     /// How the flow is translated afterwards: to whom, and the states of the client's and the backend's direction.
@@ -153,6 +155,7 @@ pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) ->
         counted: Some(to),
         opens: false,
         refused: false,
+        overflowed: false,
         remembered: None,
         translated: None,
         way: Way::Tables,
@@ -192,6 +195,7 @@ pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason:
         counted: None,
         opens: false,
         refused: false,
+        overflowed: false,
         remembered: None,
         translated: None,
         way: Way::Tables,
