@@ -18,6 +18,7 @@ pub mod netlink;
 pub mod next_hops;
 pub mod plan;
 pub mod regions;
+pub mod rotation;
 pub mod settle;
 pub mod status;
 pub mod store;

@@ -43,6 +43,21 @@ fn change_owner(slot: Slot, owner: BackendId, serves: impl Fn(BackendId) -> bool
     Slot::new(owner, previous, state, now_seconds)
 }
 
+/// The slots of a service that tracked every flow and now does so on change only.
+///
+/// Its flows are remembered wherever they are, and the few that the full table refused are where the slots say: so a
+/// settled slot becomes pinned, and what is remembered elsewhere is found before the slot is asked.
+///
+/// The other way round slots stay as they are: who knows every flow sends one that it does not know where the slot
+/// says, as before, and remembers it.
+pub fn pin(slots: &[Slot]) -> Vec<Slot> {
+    let pinned = |slot: &Slot| match slot.state() {
+        SlotState::Settled => Slot::new(slot.current(), slot.current(), SlotState::Pinned, slot.moved_at()),
+        SlotState::Moving | SlotState::Pinned => *slot,
+    };
+    slots.iter().map(pinned).collect()
+}
+
 /// What a sweep does with one remembered flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -70,8 +85,7 @@ pub fn fate(
     now_seconds: u32,
     filling_up: bool,
 ) -> Fate {
-    let timeout = flow.state().timeout_seconds(idle_max_seconds);
-    let ended = !serves || flow.idle_seconds(now_seconds) > timeout + CLOCK_MARGIN_SECONDS;
+    let ended = !serves || is_idle(flow, idle_max_seconds, now_seconds);
     match slot.state() {
         SlotState::Settled => Fate::Delete,
         SlotState::Moving if ended && filling_up => Fate::Delete,
@@ -79,6 +93,30 @@ pub fn fate(
         SlotState::Pinned if ended || flow.backend() == slot.current() => Fate::Delete,
         SlotState::Pinned => Fate::KeepPinned,
     }
+}
+
+/// Decides over a flow of a service that tracks every flow: whatever its slot does, it stays while it lives.
+///
+/// A SYN may reopen the tuple between the sweep's look and its deletion; then it is put back, see
+/// [`crate::datapath::Change::DeleteFlows`].
+pub fn tracked_fate(flow: Flow, serves: bool, idle_max_seconds: u32, now_seconds: u32) -> Fate {
+    if serves && !is_idle(flow, idle_max_seconds, now_seconds) { Fate::Keep } else { Fate::Delete }
+}
+
+/// Decides over the backend that a client's network keeps to. It is remembered of a service without affinity, for 0
+/// seconds, no more.
+pub fn affinity_fate(entry: Flow, serves: bool, affinity_seconds: u32, now_seconds: u32) -> Fate {
+    let over = entry.idle_seconds(now_seconds) > affinity_seconds.saturating_add(CLOCK_MARGIN_SECONDS);
+    if serves && !over && affinity_seconds != 0 { Fate::Keep } else { Fate::Delete }
+}
+
+/// Whether a flow goes on, as far as is known: it neither ended, nor ends, nor is it idle for too long.
+pub fn is_live(flow: Flow, idle_max_seconds: u32, now_seconds: u32) -> bool {
+    !flow.state().is_over() && !is_idle(flow, idle_max_seconds, now_seconds)
+}
+
+fn is_idle(flow: Flow, idle_max_seconds: u32, now_seconds: u32) -> bool {
+    flow.idle_seconds(now_seconds) > flow.state().timeout_seconds(idle_max_seconds) + CLOCK_MARGIN_SECONDS
 }
 
 /// Whether a translated flow is over, by what was seen of its directions; the second may be missing.
@@ -92,14 +130,19 @@ pub fn translation_is_over(
     now_seconds: u32,
 ) -> bool {
     let other = second.unwrap_or(first);
-    let state = match (first.state(), other.state()) {
+    let state = translation_state(first, second);
+    let idle = first.idle_seconds(now_seconds).min(other.idle_seconds(now_seconds));
+    idle > state.timeout_seconds(idle_max_seconds) + CLOCK_MARGIN_SECONDS
+}
+
+/// The state of a translated flow, by what was seen of its directions.
+pub fn translation_state(first: Flow, second: Option<Flow>) -> FlowState {
+    match (first.state(), second.unwrap_or(first).state()) {
         (FlowState::Reset, _) | (_, FlowState::Reset) => FlowState::Reset,
         (FlowState::Opening, _) => FlowState::Opening,
         (FlowState::Closing, FlowState::Closing) => FlowState::Closing,
         (FlowState::Established | FlowState::Closing, _) => FlowState::Established,
-    };
-    let idle = first.idle_seconds(now_seconds).min(other.idle_seconds(now_seconds));
-    idle > state.timeout_seconds(idle_max_seconds) + CLOCK_MARGIN_SECONDS
+    }
 }
 
 /// The slot after a sweep that found its flows; `refused_seconds_ago` since the service's last refusal.
@@ -206,5 +249,86 @@ mod tests {
                 "{state:?} {flow:?}"
             );
         }
+    }
+
+    #[test]
+    fn tracked_flows_stay_while_they_live() {
+        let flow = |state, seen| Flow::new(A, 7, seen, state);
+        use FlowState::{Closing, Established, Opening, Reset};
+        for (state, seen, serves, fate) in [
+            (Established, 89, true, Fate::Keep),
+            (Established, 88, true, Fate::Delete),
+            (Established, 100, false, Fate::Delete),
+            (Opening, 89, true, Fate::Keep),
+            (Closing, 89, true, Fate::Keep),
+            (Reset, 88, true, Fate::Delete),
+        ] {
+            assert_eq!(tracked_fate(flow(state, seen), serves, 10, 100), fate, "{state:?} {seen}");
+        }
+        for (seen, affinity, serves, fate) in [
+            (39, 60, true, Fate::Keep),
+            (38, 60, true, Fate::Delete),
+            (100, 60, false, Fate::Delete),
+            (100, 0, true, Fate::Delete),
+        ] {
+            assert_eq!(
+                affinity_fate(flow(Established, seen), serves, affinity, 100),
+                fate,
+                "{seen} {affinity}"
+            );
+        }
+    }
+
+    /// Where the packet path sends a packet in mid-flow, by the tracking and what is remembered.
+    fn goes_to(tracks_every_flow: bool, slot: Slot, remembered: Option<BackendId>) -> BackendId {
+        match (remembered, slot.state()) {
+            (Some(_), Settled) if !tracks_every_flow => slot.current(),
+            (Some(backend), _) => backend,
+            (None, Moving) => slot.previous(),
+            (None, Settled | Pinned) => slot.current(),
+        }
+    }
+
+    /// Every slot, every owner after the change, every flow that could be there: none moves when the tracking changes,
+    /// nor when the sweep has passed over it afterwards.
+    #[test]
+    fn no_flow_moves_when_the_tracking_changes() {
+        let slots = [
+            slot(A, A, Settled),
+            slot(B, A, Moving),
+            slot(A, A, Moving),
+            slot(B, A, Pinned),
+            slot(A, A, Pinned),
+        ];
+        let mut checked = 0;
+        for (before, owner, every_before) in slots
+            .iter()
+            .flat_map(|slot| [A, B, C].map(|owner| (*slot, owner, [true, false])))
+            .flat_map(|(slot, owner, both)| both.map(|every| (slot, owner, every)))
+        {
+            let old = if every_before { pin(&[before]) } else { vec![before] };
+            let after = change_owners(&old, &[owner], |_| true, 99)[0];
+            for remembered in [None, Some(A), Some(B), Some(C)] {
+                // On change, nothing is remembered in a settled slot, and in a pinned one only what lives elsewhere.
+                if !every_before && before.state() == Settled && remembered.is_some() {
+                    continue;
+                }
+                let place = goes_to(every_before, before, remembered);
+                assert_eq!(goes_to(!every_before, after, remembered), place, "{before:?} to {after:?}");
+                checked += 1;
+                let Some(backend) = remembered else { continue };
+                let flow = Flow::new(backend, 7, 100, FlowState::Established);
+                let fate = match every_before {
+                    true => fate(after, flow, true, 10, 100, true),
+                    false => tracked_fate(flow, true, 10, 100),
+                };
+                let left = (fate != Fate::Delete).then_some(backend);
+                assert_eq!(goes_to(!every_before, after, left), place, "swept: {before:?} to {after:?}");
+                if fate == Fate::KeepPinned {
+                    assert_eq!(rest(after, true, 10, 500, 999), after, "it waits for the flow");
+                }
+            }
+        }
+        assert_eq!(checked, 5 * 3 * 4 * 2 - 3 * 3);
     }
 }

@@ -41,7 +41,7 @@ fn changes_come_in_an_order_without_gaps() {
             edit(&|target| target.services[0].backends[0].state = BackendState::Draining),
             &["state", "slots"],
         ),
-        ("another weight", edit(&|target| target.services[0].backends[0].weight = 5), &["slots"]),
+        ("another weight", edit(&|target| target.services[0].backends[0].weight = 5), &["share", "slots"]),
         (
             "another idle timeout",
             edit(&|target| target.services[0].settings.flow_idle_seconds = 5),

@@ -39,6 +39,8 @@ pub struct Installed {
     pub wide: BTreeMap<(WideKey, u8), Wide>,
     /// Backends by the server ids of their services.
     pub quic_servers: BTreeMap<QuicKey, BackendId>,
+    /// Backends that were drained and have no flow left: nothing is sent to them while their drain is ordered.
+    pub drained: BTreeSet<BackendId>,
     /// What is free of the slot array.
     pub regions: Regions,
     keys_by_id: BTreeMap<u32, ServiceKey>,
@@ -84,6 +86,7 @@ impl Installed {
             pool: contents.pool.into_iter().collect(),
             wide: contents.wide.into_iter().map(|(key, bits, wide)| ((key, bits), wide)).collect(),
             quic_servers: contents.quic_servers.into_iter().collect(),
+            drained: BTreeSet::new(),
             regions: Regions::new(capacity.slots),
             keys_by_id: BTreeMap::new(),
             capacity,
@@ -158,6 +161,7 @@ impl Installed {
                 self.backend_mut(*id, |backend| backend.next_hop = hop.map_or(0, NextHop::word))
             }
             Change::FreeBackend(id) => {
+                self.drained.remove(id);
                 if let Some(backend) = self.backends.remove(id)
                     && let Some(service) = self.service_by_id(backend.service)
                 {

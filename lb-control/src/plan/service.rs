@@ -54,9 +54,9 @@ impl Planner<'_> {
             .collect();
         let table = self.table(target, service_id, is_new, &wanted);
         for &id in ids.values() {
-            let down = wanted.get(&id).is_none_or(|backend| backend.state == BackendState::Down);
-            if down {
-                self.set_state(id, BackendState::Down);
+            let state = wanted.get(&id).map_or(BackendState::Down, |backend| self.state(id, backend));
+            if is_over(state) {
+                self.set_state(id, state);
             }
         }
         table.and(shortage.map_or(Ok(()), Err))
@@ -89,10 +89,14 @@ impl Planner<'_> {
         Ok(id)
     }
 
-    /// Brings what may change of a known backend up to date; going down waits for the slots.
+    /// Brings what may change of a known backend up to date; what ends its flows waits for the slots.
     fn known_backend(&mut self, id: BackendId, target: &TargetBackend) {
-        if target.state != BackendState::Down {
-            self.set_state(id, target.state);
+        if target.state != BackendState::Draining {
+            self.installed.drained.remove(&id);
+        }
+        let state = self.state(id, target);
+        if !is_over(state) {
+            self.set_state(id, state);
         }
         let share = (target.weight as u16, target.max_connections);
         let known = &self.installed.backends[&id];
@@ -105,6 +109,12 @@ impl Planner<'_> {
         {
             self.change(Change::SetNextHop(id, Some(hop)));
         }
+    }
+
+    /// What is to be sent to a backend: nothing, where its drain is over before its time.
+    pub fn state(&self, id: BackendId, target: &TargetBackend) -> BackendState {
+        let drained = target.state == BackendState::Draining && self.installed.drained.contains(&id);
+        if drained { BackendState::Down } else { target.state }
     }
 
     fn reply(&mut self, target: &TargetService, backend: &TargetBackend, id: BackendId) {
@@ -165,4 +175,9 @@ impl Planner<'_> {
             self.change(Change::DeleteQuicServer(key));
         }
     }
+}
+
+/// Whether a backend's flows end.
+const fn is_over(state: BackendState) -> bool {
+    matches!(state, BackendState::Down | BackendState::Cut)
 }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{BackendId, BackendState, Mode, Service, ServiceKey, Slot};
+use lb_common::{Algorithm, BackendId, BackendState, Mode, Service, ServiceKey, Slot, Tracking};
 
 use super::{BuiltFor, Planner, Shortage};
 use crate::{
     datapath::Change,
     maglev::{self, Candidate},
-    settle,
+    rotation, settle,
     target::{TargetBackend, TargetService},
 };
 
@@ -21,21 +21,7 @@ impl Planner<'_> {
         is_new: bool,
         wanted: &BTreeMap<BackendId, &TargetBackend>,
     ) -> Result<(), Shortage> {
-        let candidates: Vec<Candidate> = wanted
-            .iter()
-            .filter(|(_, backend)| backend.state == BackendState::Up && backend.weight > 0)
-            .map(|(&id, backend)| Candidate {
-                id,
-                identity: maglev::identity(backend.address, backend.port),
-                weight: backend.weight,
-            })
-            .collect();
-        let serving: BTreeSet<BackendId> = wanted
-            .iter()
-            .filter(|(_, backend)| backend.state != BackendState::Down)
-            .map(|(&id, _)| id)
-            .collect();
-        let built = BuiltFor { candidates, serving, wanted: wanted.keys().copied().collect() };
+        let built = self.built_for(wanted);
         let weighty = wanted.values().filter(|backend| backend.weight > 0).count();
         let suitable = maglev::slots_for(weighty);
 
@@ -53,11 +39,15 @@ impl Planner<'_> {
             None => (None, Vec::new()),
         };
         let (start, slots, shortage) = self.region(target.key, region, suitable)?;
-        let owners = maglev::build(&built.candidates, slots);
+        let owners = match target.settings.algorithm {
+            Algorithm::RoundRobin => rotation::build(&built.candidates, slots),
+            _ => maglev::build(&built.candidates, slots),
+        };
         // Flows of `full-nat` are remembered by their translations: slots have nothing to wait for.
         let new_slots = if is_new || target.settings.mode == Mode::FullNat {
             owners.iter().map(|&owner| Slot::settled(owner)).collect()
         } else {
+            let old_slots = if self.forgets(target) { settle::pin(&old_slots) } else { old_slots.clone() };
             settle::change_owners(&old_slots, &owners, |id| built.serving.contains(&id), self.now_seconds)
         };
         let moved = |(index, slot): &(usize, &Slot)| {
@@ -75,6 +65,31 @@ impl Planner<'_> {
         }
         self.installed.note_table(target.key, new_slots, built);
         shortage.map_or(Ok(()), Err)
+    }
+
+    /// What a table follows from.
+    fn built_for(&self, wanted: &BTreeMap<BackendId, &TargetBackend>) -> BuiltFor {
+        let states = wanted.iter().map(|(&id, backend)| (id, *backend, self.state(id, backend)));
+        let candidates = states
+            .clone()
+            .filter(|(_, backend, state)| *state == BackendState::Up && backend.weight > 0)
+            .map(|(id, backend, _)| Candidate {
+                id,
+                identity: maglev::identity(backend.address, backend.port),
+                weight: backend.weight,
+            });
+        let candidates = candidates.collect();
+        let serving: BTreeSet<BackendId> =
+            states.filter(|(_, _, state)| *state != BackendState::Down).map(|(id, _, _)| id).collect();
+        BuiltFor { candidates, serving, wanted: wanted.keys().copied().collect() }
+    }
+
+    /// Whether the service tracked every flow and is to do so no more.
+    fn forgets(&self, target: &TargetService) -> bool {
+        let tracks_all = |tracking| tracking == Tracking::EveryFlow;
+        let installed = self.installed.services.get(&target.key);
+        installed.is_some_and(|service| tracks_all(service.entry.tracking()))
+            && !tracks_all(target.settings.tracking)
     }
 
     /// Where a table of at least `suitable` slots stands. One that finds no room to grow stays as large as it
