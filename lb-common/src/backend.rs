@@ -38,6 +38,7 @@ impl BackendState {
     }
 
     /// From the word in the map; unknown words are `Down`.
+    #[inline(always)]
     pub const fn from_word(word: u32) -> Self {
         match word {
             1 => Self::Up,
@@ -75,7 +76,18 @@ impl Backend {
     /// Whether flows that it owns are still sent to it.
     #[inline(always)]
     pub const fn serves(&self) -> bool {
-        self.state != BackendState::Down.word()
+        matches!(self.state(), BackendState::Up | BackendState::Draining)
+    }
+
+    /// Whether its connections are ended where they send.
+    #[inline(always)]
+    pub const fn is_cut(&self) -> bool {
+        matches!(self.state(), BackendState::Cut)
+    }
+
+    #[inline(always)]
+    const fn state(&self) -> BackendState {
+        BackendState::from_word(self.state)
     }
 }
 

@@ -35,7 +35,7 @@ pub const QUIC_SERVERS: u32 = BACKENDS;
 /// Addresses of one family in the pool of `full-nat`; a power of two.
 pub const POOL_ADDRESSES: u32 = 16;
 /// Programs after the first.
-pub const PROGRAMS: u32 = 7;
+pub const PROGRAMS: u32 = 8;
 
 /// Networks of outer sources that a backend takes packets from; the tunnel sources of so many balancers.
 pub const DECAP_SOURCES: u32 = 16;

@@ -1,6 +1,6 @@
 //! What is remembered of a flow, and whether that still holds.
 
-use lb_common::{BackendId, Flow, FlowKey, FlowState, Service, hash};
+use lb_common::{BackendId, Features, Flow, FlowKey, FlowState, Service, hash};
 
 use crate::{
     parse::Event,
@@ -33,12 +33,12 @@ pub fn recall<T: Tables>(
     if flow.tag() != hash::tag(hash) {
         return Memory::Unknown;
     }
-    if !binds(tables, service, flow, event, now) {
+    let Some(event) = meaning(tables, service, flow, event, now) else {
         if flow.is_counted() && tables.refresh(place, flow, flow.counted(false)) {
             tables.count_connection(flow.backend(), false);
         }
         return Memory::Stale;
-    }
+    };
     note_seen(tables, place, flow, event, now);
     Memory::Live(flow.backend())
 }
@@ -65,16 +65,40 @@ pub fn live<T: Tables>(
     now: u32,
 ) -> Option<(Flow, T::Place)> {
     let found = tables.flow(tuple)?;
-    let live = found.0.tag() == hash::tag(hash) && binds(tables, service, found.0, Event::Continue, now);
+    let live = found.0.tag() == hash::tag(hash)
+        && binds(service, found.0, Event::Continue, now)
+        && serves(tables, service, found.0.backend());
     live.then_some(found)
 }
 
+/// What a packet means for the flow that is remembered under its tuple; `None` where that does not bind it.
 #[inline(always)]
-fn binds<T: Tables>(tables: &T, service: &Service, flow: Flow, event: Event, now: u32) -> bool {
+pub fn meaning<T: Tables>(tables: &T, service: &Service, flow: Flow, event: Event, now: u32) -> Option<Event> {
+    if !binds(service, flow, event, now) {
+        return None;
+    }
+    meaning_at(tables, service, flow.backend(), event)
+}
+
+#[inline(always)]
+fn binds(service: &Service, flow: Flow, event: Event, now: u32) -> bool {
     let reopened = matches!(event, Event::Open) && flow.state().is_over();
-    !reopened
-        && flow.idle_seconds(now) <= flow.state().timeout_seconds(service.flow_idle_seconds)
-        && serves(tables, service, flow.backend())
+    !reopened && flow.idle_seconds(now) <= flow.state().timeout_seconds(service.flow_idle_seconds)
+}
+
+/// What a packet means for a flow of `id`, which may be any word; `None` where it does not go there. A cut backend keeps
+/// its connections only to end them, with a reset of ours. What opens another one goes elsewhere, and so does UDP, to
+/// which nobody can say that it is over.
+#[inline(always)]
+pub fn meaning_at<T: Tables>(tables: &T, service: &Service, id: BackendId, event: Event) -> Option<Event> {
+    let backend = tables.backend(id).filter(|backend| backend.service == service.id)?;
+    if backend.serves() {
+        return Some(event);
+    }
+    let ends = tables.features().contains(Features::RESET)
+        && backend.is_cut()
+        && !matches!(event, Event::Open | Event::Datagram);
+    ends.then_some(Event::Reset)
 }
 
 /// Writes time and state of a flow whose packet arrived, if they changed. One that ends is no live connection any more.

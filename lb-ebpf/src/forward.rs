@@ -4,7 +4,9 @@ pub mod full_nat;
 pub mod rewrite;
 pub mod tunnel;
 
-use lb_common::{Address, Backend, BackendId, Features, Mac, Mode, NextHop, Reason, Reply, Service};
+use lb_common::{
+    Address, Backend, BackendId, Features, Mac, Mode, NextHop, Protocol, Reason, Reply, Service,
+};
 
 use self::rewrite::{End, Rewrite};
 use crate::{
@@ -33,7 +35,7 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables>(
         return Verdict::stay(Reason::TableInconsistent);
     };
     if !backend.serves() {
-        return Verdict::stay(Reason::NoBackend);
+        return unserved(tables, transport, backend);
     }
     let features = tables.features();
     let ip = &transport.ip;
@@ -55,6 +57,21 @@ pub fn to_backend<P: Packet + ?Sized, T: Tables>(
         tables.count(service.id, choice.backend, tally);
     }
     verdict
+}
+
+/// Whether a packet of a cut backend's connection is answered with a reset: TCP, where that is loaded.
+#[inline(always)]
+pub fn may_reset<T: Tables>(tables: &T, transport: &Transport) -> bool {
+    tables.features().contains(Features::RESET) && matches!(transport.protocol(), Protocol::Tcp)
+}
+
+/// A client's packet for a backend that does not serve.
+#[inline(always)]
+pub fn unserved<T: Tables>(tables: &T, transport: &Transport, backend: &Backend) -> Verdict {
+    if backend.is_cut() && may_reset(tables, transport) {
+        return Verdict::to(Stage::Reset);
+    }
+    Verdict::stay(Reason::NoBackend)
 }
 
 /// `nat`.

@@ -10,6 +10,7 @@
 //! | flow | [`flow`] | what is remembered of it, where its slot asks for that |
 //! | select | [`quic`], [`select`] | one backend |
 //! | track | [`track`] | one backend for each new flow, where every flow is tracked |
+//! | reset | [`reset`] | ends connections of a backend whose drain is over |
 //! | forward | [`forward`] | rewrites by the service's mode, towards the next hop |
 //!
 //! [`pipeline::process`] calls them in order. Everything a packet needs of the world comes through two traits:
@@ -37,6 +38,7 @@ pub mod packet;
 pub mod parse;
 pub mod pipeline;
 pub mod quic;
+pub mod reset;
 pub mod select;
 pub mod service;
 pub mod socket;

@@ -14,7 +14,7 @@ use crate::{
     forward, fragment, icmp, mss, neighbour,
     packet::Packet,
     parse::{Obstacle, Parsed, Part, Transport, parse},
-    quic,
+    quic, reset,
     select::{Choice, select},
     service::{Owner, owner},
     tables::Tables,
@@ -98,6 +98,8 @@ pub enum Stage {
     Track = 5,
     /// [`track::open`].
     Open = 6,
+    /// [`reset::answer`].
+    Reset = 7,
 }
 
 /// Takes one packet through all programs.
@@ -112,6 +114,7 @@ pub fn process<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Ver
             Stage::Fragment => fragments(packet, tables),
             Stage::Track => track::send_on(packet, tables),
             Stage::Open => track::open(packet, tables),
+            Stage::Reset => reset::answer(packet, tables),
         };
     }
     verdict
@@ -226,6 +229,9 @@ fn balance<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     }
     match owner {
         Owner::Client(service) => to_backend::<P, T, UNCOMMON>(packet, tables, transport, service),
+        Owner::Backend(reply) if reply.is_cut() && forward::may_reset(tables, transport) => {
+            Verdict::to(Stage::Reset)
+        }
         Owner::Backend(reply) if reply.is_measured() && tables.features().contains(Features::TRACKED) => {
             Verdict::to(Stage::Track)
         }

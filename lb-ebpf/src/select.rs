@@ -11,13 +11,15 @@
 //! A service that goes by addresses alone has one flow for all connections of two addresses: none of them opens or ends
 //! it, or a connection that begins anew would take the others along.
 //!
+//! A cut `previous` has connections that are to end, and takes none that begin ([`meaning_at`]).
+//!
 //! A flow of a moving slot that the full table refuses goes where its later packets will be sent: to a serving
 //! `previous`.
 
 use lb_common::{BackendId, FlowKey, Service, Slot, SlotState, Tracking, limits::SYN_RETRANSMIT_SECONDS};
 
 use crate::{
-    flow::{Memory, look, recall, remember, serves},
+    flow::{Memory, look, meaning_at, recall, remember, serves},
     parse::Event,
     tables::Tables,
 };
@@ -79,7 +81,16 @@ pub fn select<T: Tables>(
         // Where every flow is tracked this is for packets that open none.
         (Tracking::OnChange | Tracking::EveryFlow, state) => {
             let now = tables.now_seconds();
-            match (recall(tables, service, tuple, hash, event, now), state) {
+            let memory = match recall(tables, service, tuple, hash, event, now) {
+                // Of many connections, one that begins is none of those that end.
+                Memory::Live(backend)
+                    if opens && service.by_address() && !serves(tables, service, backend) =>
+                {
+                    Memory::Stale
+                }
+                memory => memory,
+            };
+            match (memory, state) {
                 (Memory::Live(backend), _) => Choice {
                     backend,
                     new_flow: opens && service.by_address(),
@@ -117,7 +128,12 @@ fn moving<T: Tables>(
     (event, opens): (Event, bool),
     now: u32,
 ) -> Choice {
-    let old = if serves(tables, service, slot.previous()) { slot.previous() } else { slot.current() };
+    let there = meaning_at(tables, service, slot.previous(), if opens { Event::Open } else { event });
+    let (old, event) = match there {
+        None => (slot.current(), event),
+        Some(Event::Reset) => (slot.previous(), Event::Reset),
+        Some(_) => (slot.previous(), event),
+    };
     // Both are whole seconds, so a difference of 3 may be of little more than 2.
     let fresh = matches!(event, Event::Open) && slot.seconds_since_move(now) > SYN_RETRANSMIT_SECONDS;
     let backend = if fresh { slot.current() } else { old };

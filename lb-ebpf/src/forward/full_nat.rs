@@ -12,17 +12,17 @@
 pub mod entries;
 
 use lb_common::{
-    BackendId, Features, Flow, FlowState, QuicScheme, Reason, Service, Settings, hash::flow_hash,
+    Backend, BackendId, Features, Flow, FlowState, QuicScheme, Reason, Service, Settings, hash::flow_hash,
 };
 
 use self::entries::{Candidates, Opened, Opening, is_live, tag_of_backend, tag_of_client};
 use super::{
-    Way,
+    Way, may_reset,
     rewrite::{self, Ends},
-    way_by_hop,
+    unserved, way_by_hop,
 };
 use crate::{
-    flow::{note_seen, serves},
+    flow::note_seen,
     fragment, mss,
     packet::Packet,
     parse::{Event, Transport},
@@ -50,7 +50,11 @@ pub fn send_on<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transp
     if !known_here {
         return unknown(service);
     }
-    note(tables, place, known.flow, event, now);
+    let ends = may_reset(tables, transport) && tables.backend(backend).is_some_and(Backend::is_cut);
+    note(tables, place, known.flow, if ends { Event::Reset } else { event }, now);
+    if ends {
+        return Verdict::to(Stage::Reset);
+    }
     let next_hop = match service {
         Some(_) => tables.backend(backend).map_or(0, |backend| backend.next_hop),
         None => 0,
@@ -150,8 +154,11 @@ pub fn open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport
         return Verdict::stay(Reason::NoBackend);
     }
     let Some(backend) = tables.backend(chosen) else { return Verdict::stay(Reason::TableInconsistent) };
-    if !serves(tables, service, chosen) {
+    if backend.service != service.id {
         return Verdict::stay(Reason::NoBackend);
+    }
+    if !backend.serves() {
+        return unserved(tables, transport, backend);
     }
     let opening = Opening {
         keys: settings.hash_keys,

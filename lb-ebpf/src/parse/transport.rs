@@ -12,10 +12,14 @@ use crate::packet::Packet;
 pub const TCP: u8 = Protocol::Tcp as u8;
 /// Protocol number.
 pub const UDP: u8 = Protocol::Udp as u8;
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+/// The flag.
+pub(crate) const FIN: u8 = 0x01;
+/// The flag.
+pub(crate) const SYN: u8 = 0x02;
+/// The flag.
+pub(crate) const RST: u8 = 0x04;
+/// The flag.
+pub(crate) const ACK: u8 = 0x10;
 /// No TCP flag of these: a datagram.
 const DATAGRAM: u8 = 0x40;
 /// The data offset, in the high bits.

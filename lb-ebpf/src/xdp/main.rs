@@ -21,7 +21,7 @@ mod program {
     use lb_common::Reason;
     use lb_ebpf::{
         pipeline::{Verdict, control, first, fragments, full_nat, full_nat_open, uncommon},
-        track,
+        reset, track,
     };
 
     use crate::{maps::KernelTables, packet::XdpPacket};
@@ -82,6 +82,13 @@ mod program {
     #[xdp(frags)]
     pub fn portcullis_open(ctx: XdpContext) -> u32 {
         let verdict = track::open(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
+        end(&ctx, verdict)
+    }
+
+    /// Connections of a cut backend: the sender is answered with a reset.
+    #[xdp(frags)]
+    pub fn portcullis_reset(ctx: XdpContext) -> u32 {
+        let verdict = reset::answer(&mut XdpPacket::new(&ctx), &KernelTables::new(&ctx));
         end(&ctx, verdict)
     }
 

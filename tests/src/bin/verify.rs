@@ -30,7 +30,7 @@ struct Budget {
     stack: u32,
 }
 
-const BUDGETS: [Budget; 17] = [
+const BUDGETS: [Budget; 18] = [
     Budget {
         program: "portcullis",
         // With QUIC, which costs 200, and all other features at once.
@@ -88,6 +88,14 @@ const BUDGETS: [Budget; 17] = [
         verified: 750_000,
         machine_code: 28 << 10,
         stack: 480,
+    },
+    Budget {
+        program: "portcullis_reset",
+        instructions: 1_000,
+        // Nearly all of them are the parser's.
+        verified: 20_000,
+        machine_code: 5 << 10,
+        stack: 256,
     },
     Budget {
         program: "portcullis_decap",

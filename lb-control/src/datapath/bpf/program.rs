@@ -24,6 +24,7 @@ const NEXT: [&str; limits::PROGRAMS as usize] = [
     "portcullis_fragment",
     "portcullis_track",
     "portcullis_open",
+    "portcullis_reset",
 ];
 /// Its global for what it is loaded for.
 const FEATURES: &str = "FEATURES";

@@ -20,7 +20,7 @@ use lb_common::{
 };
 
 use crate::{
-    flow::{first_state, serves},
+    flow::{first_state, meaning_at},
     parse::{Event, Family},
     steps::steps,
     tables::{NotAdded, Tables},
@@ -62,7 +62,7 @@ pub fn is_live<T: Tables>(
     !reopened
         && flow.tag() == tag
         && flow.idle_seconds(now) <= flow.state().timeout_seconds(service.flow_idle_seconds)
-        && serves(tables, service, flow.backend())
+        && meaning_at(tables, service, flow.backend(), event).is_some()
 }
 
 /// What a client's packet opens.
@@ -110,7 +110,7 @@ impl Opening<'_> {
             let timeout = flow.state().timeout_seconds(self.service.flow_idle_seconds);
             if !over
                 && other.idle_seconds(self.now) <= timeout
-                && serves(tables, self.service, flow.backend())
+                && meaning_at(tables, self.service, flow.backend(), self.event).is_some()
             {
                 tables.refresh(place, flow, flow.seen_at(self.now, flow.state()));
                 return true;
