@@ -9,7 +9,7 @@ pub mod socket;
 
 use anyhow::Result;
 use lb_common::{
-    Address, Backend, BackendId, BackendState, Counters, Features, Flow, FlowKey, HashKeys, Interface,
+    Address, Backend, BackendId, BackendState, Counters, Features, Flow, FlowKey, HashKeys, Interface, Load,
     NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide, WideKey,
 };
 
@@ -31,7 +31,7 @@ pub enum Change {
     PutLocal(Address),
     /// Removes one.
     DeleteLocal(Address),
-    /// Fills the entry of an id that nothing names yet, with its counters at zero.
+    /// Fills the entry of an id that nothing names yet, with its counters and its load at zero.
     PutBackend(BackendId, Backend),
     /// Whether, and which, flows are sent to it.
     SetBackendState(BackendId, BackendState),
@@ -63,9 +63,10 @@ pub enum Change {
     PutVirtualAddress(Address, VirtualAddress),
     /// Removes one.
     DeleteVirtualAddress(Address),
-    /// Forgets flows, each only while it still is what was seen.
+    /// Forgets flows, each only while it still is what was seen; those that were counted are their backends' live
+    /// connections no more. One that changes in the very moment is put back.
     DeleteFlows(Vec<(FlowKey, Flow)>),
-    /// Forgets translated flows, each only while both directions still are what was seen.
+    /// Forgets translated flows, each only while both directions still are what was seen; counts follow likewise.
     DeleteTranslations(Vec<TranslatedFlow>),
 }
 
@@ -119,6 +120,12 @@ pub trait Datapath {
     fn service_counters(&self, id: u32) -> Result<Counters>;
     /// Counters of a backend, summed over CPUs.
     fn backend_counters(&self, id: BackendId) -> Result<Counters>;
+    /// Live connections and response time of a backend.
+    fn backend_load(&self, id: BackendId) -> Load;
+    /// Adds to a backend's live connections, in one step with what packets add.
+    fn adjust_connections(&self, id: BackendId, addend: i64);
+    /// Notes a backend's response time, as [`Load::response`] says it.
+    fn put_response(&self, id: BackendId, response: u64);
     /// How often each [`lb_common::Reason`] was the outcome, by its number.
     fn reason_counters(&self) -> Result<Vec<u64>>;
     /// Keys of the flow hash.

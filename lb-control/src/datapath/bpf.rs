@@ -2,6 +2,7 @@
 
 pub(super) mod attach;
 mod batch;
+mod element;
 mod pins;
 mod program;
 mod tables;
@@ -25,7 +26,7 @@ use aya::{
     },
 };
 use aya_log::EbpfLogger;
-use lb_common::{Backend, Features, HashKeys, Settings, limits::maps};
+use lb_common::{Backend, Features, HashKeys, Load, Settings, limits::maps};
 
 pub use self::attach::{AttachedMode, WantedMode};
 use self::{
@@ -37,6 +38,7 @@ use self::{
 use super::Capacity;
 
 const BACKEND_WORDS: usize = size_of::<Backend>() / size_of::<u64>();
+const LOAD_WORDS: usize = size_of::<Load>() / size_of::<u64>();
 
 /// How to load.
 pub struct BpfOptions<'o> {
@@ -61,6 +63,7 @@ pub struct BpfDatapath {
     maps: HashMap<&'static str, Map>,
     slots: Words,
     backends: Words,
+    loads: Words,
     capacity: Capacity,
     hash_keys: HashKeys,
     /// By interface number. Dropping one does not detach: the pin keeps it.
@@ -102,6 +105,7 @@ impl BpfDatapath {
         };
         let slots = Words::map(fd(&taken[maps::SLOTS])?, capacity.slots as usize)?;
         let backends = Words::map(fd(&taken[maps::BACKENDS])?, capacity.backends as usize * BACKEND_WORDS)?;
+        let loads = Words::map(fd(&taken[maps::LOADS])?, entries(maps::LOADS)? as usize * LOAD_WORDS)?;
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
         let took_over = matches!(existing, Existing::All(_));
         let mut datapath = Self {
@@ -112,6 +116,7 @@ impl BpfDatapath {
             maps: taken,
             slots,
             backends,
+            loads,
             capacity,
             hash_keys: HashKeys::default(),
             links: HashMap::new(),

@@ -130,6 +130,7 @@ impl Datapath for MemoryDatapath {
             Change::PutBackend(id, backend) => {
                 self.backends[id.0 as usize] = *backend;
                 self.backend_counters.borrow_mut().remove(id);
+                self.loads.borrow_mut().remove(id);
             }
             Change::SetBackendState(id, state) => self.backends[id.0 as usize].state = state.word(),
             Change::SetShare(id, weight, max_connections) => {
@@ -139,7 +140,10 @@ impl Datapath for MemoryDatapath {
             Change::SetNextHop(id, hop) => {
                 self.backends[id.0 as usize].next_hop = hop.map_or(0, NextHop::word)
             }
-            Change::FreeBackend(id) => self.backends[id.0 as usize] = Backend::default(),
+            Change::FreeBackend(id) => {
+                self.backends[id.0 as usize] = Backend::default();
+                self.loads.borrow_mut().remove(id);
+            }
             Change::PutReply(key, reply) => {
                 self.replies.insert(*key, *reply);
             }
@@ -168,6 +172,7 @@ impl Datapath for MemoryDatapath {
                 for (key, seen) in flows {
                     if table.get(key) == Some(seen) {
                         table.remove(key);
+                        self.uncount(*seen);
                     }
                 }
             }
@@ -176,8 +181,9 @@ impl Datapath for MemoryDatapath {
                 for flow in flows {
                     let directions = std::iter::once(&flow.first).chain(&flow.second);
                     if directions.clone().all(|(key, seen)| table.get(key) == Some(seen)) {
-                        for (key, _) in directions {
+                        for (key, translation) in directions {
                             table.remove(key);
+                            self.uncount(translation.flow);
                         }
                     }
                 }
@@ -228,6 +234,20 @@ impl Datapath for MemoryDatapath {
         Ok(self.backend_counters.borrow().get(&id).copied().unwrap_or_default())
     }
 
+    fn backend_load(&self, id: BackendId) -> Load {
+        self.loads.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    fn adjust_connections(&self, id: BackendId, addend: i64) {
+        let mut loads = self.loads.borrow_mut();
+        let load = loads.entry(id).or_default();
+        load.connections = load.connections.wrapping_add_signed(addend);
+    }
+
+    fn put_response(&self, id: BackendId, response: u64) {
+        self.loads.borrow_mut().entry(id).or_default().response = response;
+    }
+
     fn reason_counters(&self) -> Result<Vec<u64>> {
         Ok(self.reasons.borrow().clone())
     }
@@ -242,6 +262,12 @@ impl Datapath for MemoryDatapath {
 }
 
 impl MemoryDatapath {
+    fn uncount(&self, flow: Flow) {
+        if flow.is_counted() {
+            self.adjust_connections(flow.backend(), -1);
+        }
+    }
+
     /// Takes a packet through the shipped path and counts the reason; the frame becomes what it leaves as.
     pub fn process(&self, frame: &mut Vec<u8>) -> Verdict {
         let mut packet = Buffer::new(frame);

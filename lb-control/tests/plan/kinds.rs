@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    Address, BackendId, BackendState, Counters, Features, Flow, FlowKey, FragmentPolicy, HashKeys, Mode,
-    Port, PortRange, QuicKey, QuicScheme, Settings, Translation, WideKey,
+    Address, BackendId, BackendState, Counters, Features, Flow, FlowKey, FragmentPolicy, HashKeys, Load,
+    Mode, Port, PortRange, QuicKey, QuicScheme, Settings, Translation, WideKey,
 };
 use lb_control::{
     datapath::{Capacity, Change, Contents, Datapath, memory::MemoryDatapath},
@@ -197,6 +197,15 @@ impl Datapath for Stubborn {
     }
     fn backend_counters(&self, id: BackendId) -> Result<Counters> {
         self.0.backend_counters(id)
+    }
+    fn backend_load(&self, id: BackendId) -> Load {
+        self.0.backend_load(id)
+    }
+    fn adjust_connections(&self, id: BackendId, addend: i64) {
+        self.0.adjust_connections(id, addend);
+    }
+    fn put_response(&self, id: BackendId, response: u64) {
+        self.0.put_response(id, response);
     }
     fn reason_counters(&self) -> Result<Vec<u64>> {
         self.0.reason_counters()

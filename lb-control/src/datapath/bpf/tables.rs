@@ -7,11 +7,12 @@ use aya::maps::{
     Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
 };
 use lb_common::{
-    Address, Backend, BackendId, Counters, Flow, FlowKey, HashKeys, Interface, NextHop, QuicKey, Reason,
-    Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide, WideKey, limits::maps,
+    Address, Backend, BackendId, Counters, Flow, FlowKey, HashKeys, Interface, Load, NextHop, QuicKey,
+    Reason, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide, WideKey,
+    limits::maps,
 };
 
-use super::{BACKEND_WORDS, BpfDatapath, batch, fd};
+use super::{BACKEND_WORDS, BpfDatapath, LOAD_WORDS, batch, element, fd};
 use crate::datapath::{Capacity, Change, Contents, Datapath, TranslatedFlow};
 
 const NEXT_HOP_WORD: usize = std::mem::offset_of!(Backend, next_hop) / size_of::<u64>();
@@ -50,6 +51,7 @@ impl Datapath for BpfDatapath {
             Change::DeleteLocal(address) => self.delete::<_, u32>(maps::LOCALS, address),
             Change::PutBackend(id, backend) => {
                 self.reset_counters(maps::BACKEND_COUNTERS, id.0)?;
+                self.reset_load(*id)?;
                 self.put_backend(*id, backend)
             }
             Change::SetBackendState(id, state) => {
@@ -69,7 +71,10 @@ impl Datapath for BpfDatapath {
                 self.backend_word(*id, NEXT_HOP_WORD)?.store(hop.map_or(0, NextHop::word), Ordering::Release);
                 Ok(())
             }
-            Change::FreeBackend(id) => self.put_backend(*id, &Backend::default()),
+            Change::FreeBackend(id) => {
+                self.put_backend(*id, &Backend::default())?;
+                self.reset_load(*id)
+            }
             Change::PutReply(key, reply) => self.put(maps::REPLIES, key, reply),
             Change::DeleteReply(key) => self.delete::<_, Reply>(maps::REPLIES, key),
             Change::WriteSlots(start, slots) => {
@@ -149,6 +154,23 @@ impl Datapath for BpfDatapath {
 
     fn backend_counters(&self, id: BackendId) -> Result<Counters> {
         self.counters(maps::BACKEND_COUNTERS, id.0)
+    }
+
+    fn backend_load(&self, id: BackendId) -> Load {
+        let word = |word| self.load_word(id, word).map_or(0, |word| word.load(Ordering::Relaxed));
+        Load { connections: word(0), response: word(1) }
+    }
+
+    fn adjust_connections(&self, id: BackendId, addend: i64) {
+        if let Some(word) = self.load_word(id, 0) {
+            word.fetch_add(addend as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn put_response(&self, id: BackendId, response: u64) {
+        if let Some(word) = self.load_word(id, 1) {
+            word.store(response, Ordering::Relaxed);
+        }
     }
 
     fn reason_counters(&self) -> Result<Vec<u64>> {
@@ -256,28 +278,52 @@ impl BpfDatapath {
             .collect()
     }
 
+    fn load_word(&self, id: BackendId, word: usize) -> Option<&AtomicU64> {
+        self.loads.get(id.0 as usize * LOAD_WORDS + word)
+    }
+
+    fn reset_load(&self, id: BackendId) -> Result<()> {
+        self.loads.store(id.0 as usize * LOAD_WORDS, [0; LOAD_WORDS].into_iter())
+    }
+
+    fn uncount(&self, flow: Flow) {
+        if flow.is_counted() {
+            self.adjust_connections(flow.backend(), -1);
+        }
+    }
+
     /// Both directions are compared before the first goes. After it the second does, even if a reply came meanwhile:
     /// alone it would hold its port for nothing.
-    fn delete_translations(&mut self, flows: &[TranslatedFlow]) -> Result<()> {
-        let mut map: BpfHashMap<&mut MapData, FlowKey, Translation> =
-            self.map_mut(maps::TRANSLATIONS)?.try_into()?;
+    fn delete_translations(&self, flows: &[TranslatedFlow]) -> Result<()> {
+        let map = fd(&self.maps[maps::TRANSLATIONS])?;
         for flow in flows {
             let directions = std::iter::once(&flow.first).chain(&flow.second);
-            if directions.clone().all(|(key, seen)| map.get(key, 0).is_ok_and(|now| now == *seen)) {
+            if directions.clone().all(|(key, seen)| element::get(map, key) == Some(*seen)) {
                 for (key, _) in directions {
-                    absent_is_deleted(map.remove(key)).context("deleting from TRANSLATIONS")?;
+                    let deleted = element::take::<FlowKey, Translation>(map, key);
+                    if let Some(deleted) = deleted.context("deleting from TRANSLATIONS")? {
+                        self.uncount(deleted.flow);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn delete_flows(&mut self, flows: &[(FlowKey, Flow)]) -> Result<()> {
-        let mut map: BpfHashMap<&mut MapData, FlowKey, Flow> = self.map_mut(maps::FLOWS)?.try_into()?;
+    fn delete_flows(&self, flows: &[(FlowKey, Flow)]) -> Result<()> {
+        let map = fd(&self.maps[maps::FLOWS])?;
         for (key, seen) in flows {
             // A packet may have reopened or refreshed the flow since it was read.
-            if map.get(key, 0).is_ok_and(|flow| flow == *seen) {
-                let _ = map.remove(key);
+            if element::get(map, key) != Some(*seen) {
+                continue;
+            }
+            let Some(deleted) = element::take::<FlowKey, Flow>(map, key).context("deleting from FLOWS")?
+            else {
+                continue;
+            };
+            // Or even since it was compared. Then it goes back, unless its next packet has opened it anew.
+            if deleted == *seen || !element::add(map, key, &deleted) {
+                self.uncount(deleted);
             }
         }
         Ok(())
