@@ -38,6 +38,8 @@ max_connections: 0,         server_id: Some(index.into()),
         address: address(v6, number + 10, index),
         port: Port::new(80),
         weight: 1,
+        share: 1,
+        resets: false,
         state: BackendState::Up,
         next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 0, number, index]), interface: (index % 2).into() }),
     });

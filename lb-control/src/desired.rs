@@ -3,21 +3,26 @@
 //! Invariant: what is published has been validated, admitted and (orders) stored, in this sequence; a
 //! refused order changes neither store nor state. Generations only grow, across restarts too.
 
+mod active;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use lb_common::{BackendState, FragmentPolicy, NextHop, Port, QuicScheme, ServiceSettings, Tracking, limits};
+use lb_common::{FragmentPolicy, NextHop, Port, QuicScheme, ServiceSettings, limits};
 use tokio::sync::watch;
 
 use crate::{
-    model::{self, Backend, Desired, Health, OnFailure, Quic, Refusal, Service, address},
+    model::{self, Desired, Health, Network, OnDeadline, Quic, Refusal, Service, address},
     store::{Memory, Store, StoreError, embedded::Embedded},
     target::{TargetBackend, TargetService},
 };
+
+pub use self::active::{Active, active, active_backend, effective_state};
 
 /// The live world's say in an order: what the validated order alone does not tell, such as routes.
 pub trait Admission: Send + Sync {
@@ -137,6 +142,7 @@ impl DesiredState {
         }
         after.generation = before.generation + 1;
         let changed = model::changed_services(&before, &after);
+        model::note_arrivals(&before, &mut after, &changed, now_unix());
         model::check_together(&after, &changed)?;
         model::check_full_nat(&after, &changed, self.full_nat.get().map_or(&[], Vec::as_slice))?;
         model::check_slots(&after, self.slots.get().copied().unwrap_or(limits::SLOTS))?;
@@ -173,7 +179,7 @@ impl DesiredState {
             }
             let services = &mut after.get_or_insert_with(|| (*before).clone()).services;
             if let Some(one) = services.get_mut(&service).and_then(|found| found.backends.get_mut(&backend)) {
-                one.health = health;
+                one.set_health(health, now_unix());
             }
         }
         let mut after = after?;
@@ -233,20 +239,27 @@ impl Orders {
     }
 }
 
-/// What should be installed of a service at `now_unix` seconds. Pure. A drain's deadline passes without an
-/// order, so whoever installs this asks again as time goes by.
+/// Seconds of the Unix clock.
+fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// What should be installed of a service at `now_unix` seconds. Pure; see [`active`].
 pub fn target_service(
     service: &Service,
     now_unix: u64,
     next_hop: impl Fn(IpAddr) -> Option<NextHop>,
 ) -> TargetService {
-    let backends = service.backends.iter().map(|(at, backend)| TargetBackend {
+    let backends = service.backends.iter().zip(active(service, now_unix));
+    let backends = backends.map(|((at, backend), active)| TargetBackend {
         address: address::to_map(at.ip()),
         port: Port::new(at.port()),
         server_id: backend.server_id,
         weight: backend.weight,
-        max_connections: 0,
-        state: effective_state(backend, service.on_failure, now_unix),
+        share: active.share,
+        max_connections: backend.max_connections,
+        state: active.state,
+        resets: backend.draining.is_some_and(|drain| drain.on_deadline == OnDeadline::Reset),
         next_hop: next_hop(at.ip()),
     });
     TargetService {
@@ -261,7 +274,6 @@ pub fn target_service(
 }
 
 fn settings(service: &Service) -> ServiceSettings {
-    let tracking = if service.connectionless { Tracking::Connectionless } else { Tracking::OnChange };
     let (quic, quic_config, quic_server_id_len) = match service.quic {
         None => (QuicScheme::None, 0, 0),
         Some(Quic::QuicLb { config_id, server_id_length }) => {
@@ -271,23 +283,15 @@ fn settings(service: &Service) -> ServiceSettings {
         Some(Quic::KatranV2) => (QuicScheme::KatranV2, 0, 3),
     };
     ServiceSettings {
+        algorithm: service.algorithm,
+        client_bits: Network { address: service.address.address, bits: service.client_prefix }.mapped_bits(),
+        affinity_seconds: service.affinity_seconds,
         by_address: service.fragments == FragmentPolicy::ByAddress,
         mss: service.mss.unwrap_or(0),
         quic,
         quic_server_id_len,
         quic_config,
-        ..ServiceSettings::new(service.mode, tracking, service.flow_idle_seconds)
-    }
-}
-
-/// What may be sent to a backend, from its health, its drain and the time. Pure.
-pub fn effective_state(backend: &Backend, on_failure: OnFailure, now_unix: u64) -> BackendState {
-    let drain_over = |deadline: u64| deadline <= now_unix;
-    match (backend.health, on_failure, backend.draining) {
-        (Health::Down, OnFailure::Resteer, _) => BackendState::Down,
-        (_, _, Some(drain)) if drain.deadline_unix_seconds.is_some_and(drain_over) => BackendState::Down,
-        (_, _, Some(_)) | (Health::Down, OnFailure::Keep, None) => BackendState::Draining,
-        (Health::Up | Health::Unknown, _, None) => BackendState::Up,
+        ..ServiceSettings::new(service.mode, service.tracking, service.flow_idle_seconds)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use lb_common::BackendState;
 
 use crate::{
-    desired::effective_state,
+    desired::active,
     model::{Desired, address::place},
     status::{AttachMode, CounterValues, Observed},
 };
@@ -116,13 +116,15 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
             out.sample("backend_tracked_flows", &labels, backend.tracked_flows);
         }
     }
-    out.family("backend_state", "gauge", "What is sent to the backend: 0 nothing, 1 all, 2 old flows only.");
+    let help = "What is sent to the backend: 0 nothing, 1 all, 2 old flows only, 3 resets.";
+    out.family("backend_state", "gauge", help);
     for service in desired.services.values() {
-        for (at, backend) in &service.backends {
-            let state = match effective_state(backend, service.on_failure, now_unix) {
-                BackendState::Down | BackendState::Cut => 0,
+        for (at, active) in service.backends.keys().zip(active(service, now_unix)) {
+            let state = match active.state {
+                BackendState::Down => 0,
                 BackendState::Up => 1,
                 BackendState::Draining => 2,
+                BackendState::Cut => 3,
             };
             let labels = [("service", service.name.as_str()), ("backend", &place(at))];
             out.sample("backend_state", &labels, state);

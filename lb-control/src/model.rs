@@ -1,6 +1,7 @@
 //! Validated services and backends: what a client of the API may ask for. No IO.
 
 pub mod address;
+mod arrival;
 mod network;
 mod object;
 mod refusal;
@@ -9,13 +10,15 @@ mod together;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-pub use lb_common::{FragmentPolicy, Mode, Protocol};
+pub use arrival::note_arrivals;
+pub use lb_common::{Algorithm, FragmentPolicy, Mode, Protocol, Tracking};
 pub use network::{Network, NoNetwork, NoPorts, Ports};
 pub use object::Object;
 pub use refusal::{BackendError, FieldError, Refusal};
 pub use spec::{
-    BackendSpec, FragmentsName, HealthCheckSpec, HealthName, ModeName, OnFailureName, ProbeName,
-    ProtocolName, QuicSpec, SchemeName, ServerIdSpec, ServiceSpec, address_rule,
+    AlgorithmName, BackendSpec, FragmentsName, HealthCheckSpec, HealthName, ModeName, OnDeadlineName,
+    OnFailureName, ProbeName, ProtocolName, QuicSpec, SchemeName, ServerIdSpec, ServiceSpec, TrackingName,
+    address_rule,
 };
 pub use together::{changed_services, check_full_nat, check_slots, check_together};
 
@@ -41,8 +44,21 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets get to its backends.
     pub mode: Mode,
-    /// UDP only: nothing is remembered, every packet goes where the table says.
-    pub connectionless: bool,
+    /// How a backend is chosen for a new flow.
+    pub algorithm: Algorithm,
+    /// What is remembered of its flows; UDP only: nothing, every packet goes where the table says.
+    pub tracking: Tracking,
+    /// How many bits of a client's address count, of its own family's 32 or 128: in [`Algorithm::SourceHash`], and for
+    /// affinity.
+    pub client_prefix: u8,
+    /// A client's network keeps to its backend until it sent nothing for so long; 0: it does not.
+    pub affinity_seconds: u32,
+    /// So long a backend that returns, or that is added, takes to get its whole share; 0 to 3,600.
+    pub slow_start_seconds: u32,
+    /// Health is ignored while less than this share of the backends, by weight, is healthy; 0 to 100, 0: never.
+    pub panic_threshold_percent: u8,
+    /// The next group of backends joins while fewer than this are healthy; at least 1.
+    pub min_active_backends: u32,
     /// 1 to 86,400; default 300 for TCP, 60 for UDP.
     pub flow_idle_seconds: u32,
     /// What happens to fragments of which no first one was seen.
@@ -64,6 +80,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Nothing is remembered of its flows.
+    pub fn is_connectionless(&self) -> bool {
+        self.tracking == Tracking::Connectionless
+    }
+
     /// Whether it has several addresses or ports.
     pub fn is_wide(&self) -> bool {
         !self.address.is_host() || self.ports.single().is_none()
@@ -107,12 +128,21 @@ pub enum OnFailure {
 pub struct Backend {
     /// 0 to 1,000; 0 takes no new flows.
     pub weight: u32,
+    /// So many live connections it takes; 0: any number.
+    pub max_connections: u32,
+    /// Its group: those of a higher number join when too few of the lower ones are healthy. 0 to 15.
+    pub priority: u8,
+    /// Of the last group, which serves only when no other backend is healthy.
+    pub fallback: bool,
     /// Its id in QUIC connection ids: the bytes as a big-endian number.
     pub server_id: Option<u64>,
     /// Set by a drain.
     pub draining: Option<Drain>,
     /// As the checks see it.
     pub health: Health,
+    /// When it last returned, or was added to a service at work, in seconds of the Unix clock: a slow start begins then.
+    /// Not stored.
+    pub up_since_unix: Option<u64>,
 }
 
 /// An ordered drain.
@@ -122,6 +152,18 @@ pub struct Drain {
     pub since_unix_seconds: u64,
     /// When remaining flows are cut, in seconds of the Unix clock; `None`: never.
     pub deadline_unix_seconds: Option<u64>,
+    /// How they are cut.
+    pub on_deadline: OnDeadline,
+}
+
+/// How the flows are cut that a drain's deadline leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnDeadline {
+    /// They go to other backends, which know nothing of them.
+    #[default]
+    Resteer,
+    /// TCP: the next packet from either end is answered with a reset.
+    Reset,
 }
 
 /// A backend as its health checks see it. Unknown is not down: until a first verdict a backend serves.

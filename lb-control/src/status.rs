@@ -76,6 +76,8 @@ pub struct ServiceStatus {
     pub moving: u32,
     /// Slots that wait for remembered flows to end.
     pub pinned: u32,
+    /// The flows that they wait for.
+    pub flows_pinned: u64,
     /// What was counted of it.
     pub counters: CounterValues,
     /// By address and port; a backend that was deleted stays until nothing names it.
@@ -96,10 +98,39 @@ pub struct BackendStatus {
     pub slots_unsettled: u32,
     /// Remembered and translated flows that belong to it.
     pub tracked_flows: u64,
+    /// Live connections as packets count them: where every flow is tracked or translated.
+    pub connections: u64,
+    /// Its smoothed response time in microseconds, where the algorithm asks for it; 0: not known.
+    pub response_micros: u32,
+    /// Its drain, as far as its flows tell; shown beside what was ordered.
+    #[serde(skip)]
+    pub drain: Option<DrainStatus>,
     /// The way to it; `None` while unresolved.
     pub next_hop: Option<NextHopStatus>,
     /// What was counted of it.
     pub counters: CounterValues,
+}
+
+/// What the flows of a drained backend tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainStatus {
+    /// Flows that are open or opening; once it ended, those of just before.
+    pub live_flows: u64,
+    /// Whether these are all.
+    pub exact: bool,
+    /// In so many seconds they will be; 0 where they are.
+    pub exact_after_seconds: u32,
+    /// How it ended; `None` while it goes on.
+    pub ended: Option<DrainEnding>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainEnding {
+    /// No flow was left.
+    Empty,
+    /// So many were.
+    Cut(u64),
 }
 
 /// What is sent to a backend.
@@ -110,6 +141,10 @@ pub enum BackendStateName {
     Up,
     /// Old flows only.
     Draining,
+    /// Old flows only: it is of a group that is not needed.
+    Standby,
+    /// Resets, to whoever still sends.
+    Cut,
     /// Nothing.
     Down,
 }
@@ -119,8 +154,15 @@ impl From<lb_common::BackendState> for BackendStateName {
         match state {
             lb_common::BackendState::Up => Self::Up,
             lb_common::BackendState::Draining => Self::Draining,
-            lb_common::BackendState::Down | lb_common::BackendState::Cut => Self::Down,
+            lb_common::BackendState::Down => Self::Down,
+            lb_common::BackendState::Cut => Self::Cut,
         }
+    }
+}
+
+impl From<crate::desired::Active> for BackendStateName {
+    fn from(active: crate::desired::Active) -> Self {
+        if active.stands_by { Self::Standby } else { active.state.into() }
     }
 }
 

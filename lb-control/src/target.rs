@@ -33,7 +33,10 @@ impl Target {
 impl TargetService {
     fn features(&self) -> Features {
         let wanted = |is_wanted, feature| if is_wanted { feature } else { Features::NONE };
-        let backends = self.backends.iter().map(|backend| family(backend.address));
+        let backends = self.backends.iter().map(|backend| {
+            let resets = backend.resets || backend.state == BackendState::Cut;
+            family(backend.address) | wanted(resets, Features::RESET)
+        });
         backends.fold(family(self.key.address), |all, one| all | one)
             | match self.settings.mode {
                 Mode::DsrIpip | Mode::DsrGue => Features::TUNNEL,
@@ -80,12 +83,16 @@ pub struct TargetBackend {
     pub port: Port,
     /// Its id in QUIC connection ids.
     pub server_id: Option<u64>,
-    /// Its share of new flows relative to the others'; zero takes none.
+    /// Its weight relative to the others', by which live connections are compared; zero takes no new flows.
     pub weight: u32,
+    /// How often it stands in the table relative to the others: its weight, but while it or another starts slowly.
+    pub share: u32,
     /// So many live connections it takes; 0: any number. Only where every flow is tracked.
     pub max_connections: u32,
-    /// `Up`: in the table. `Draining`: old flows only. `Down`: nothing.
+    /// `Up`: in the table. `Draining`: old flows only. `Cut`: resets. `Down`: nothing.
     pub state: BackendState,
+    /// Its drain will end, or ends, with resets.
+    pub resets: bool,
     /// The way to it, once resolved.
     pub next_hop: Option<NextHop>,
 }

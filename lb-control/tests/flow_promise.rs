@@ -173,6 +173,8 @@ impl Simulation {
                 address: backend_address(id),
                 port: Port::new(8_080),
                 weight: backend.weight,
+                share: backend.weight,
+                resets: false,
                 state: match (backend.failed, backend.draining) {
                     (true, _) => BackendState::Down,
                     (false, true) => BackendState::Draining,

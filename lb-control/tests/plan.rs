@@ -41,7 +41,14 @@ fn changes_come_in_an_order_without_gaps() {
             edit(&|target| target.services[0].backends[0].state = BackendState::Draining),
             &["state", "slots"],
         ),
-        ("another weight", edit(&|target| target.services[0].backends[0].weight = 5), &["share", "slots"]),
+        (
+            "another weight",
+            edit(&|target| {
+                let backend = &mut target.services[0].backends[0];
+                (backend.weight, backend.share) = (5, 5);
+            }),
+            &["share", "slots"],
+        ),
         (
             "another idle timeout",
             edit(&|target| target.services[0].settings.flow_idle_seconds = 5),

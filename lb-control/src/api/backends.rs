@@ -19,7 +19,8 @@ use super::{
     view::Sight,
 };
 use crate::model::{
-    Backend, BackendSpec, Desired, Drain, Health, Refusal, Service,
+    Backend, BackendSpec, Desired, Drain, FieldError, Health, OnDeadline, OnDeadlineName, Protocol, Refusal,
+    Service,
     address::{parse_place, place},
 };
 
@@ -33,15 +34,44 @@ pub struct DrainSpec {
     /// After so many seconds flows that are left are cut; never, where it is not given.
     #[serde(default)]
     deadline_seconds: Option<u64>,
+    /// How they are cut; `resteer` by default.
+    #[serde(default)]
+    on_deadline: Option<OnDeadlineName>,
+}
+
+impl DrainSpec {
+    fn check(&self) -> Result<(), Refusal> {
+        let mut errors = Vec::new();
+        if self.deadline_seconds.is_some_and(|seconds| seconds > DEADLINE_SECONDS_MAX) {
+            let rule = format!("must be 0 to {DEADLINE_SECONDS_MAX}");
+            errors.push(FieldError::new("deadline_seconds", rule));
+        }
+        if self.on_deadline == Some(OnDeadlineName::Reset) && self.deadline_seconds.is_none() {
+            errors.push(FieldError::new("on_deadline", "is for a drain with deadline_seconds"));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Refusal::Invalid(errors)) }
+    }
+
+    fn begin(&self, service: &mut Service, at: SocketAddr, now: u64) -> Result<(), Refusal> {
+        let on_deadline = self.on_deadline.map_or(OnDeadline::Resteer, Into::into);
+        if on_deadline == OnDeadline::Reset && service.protocol != Protocol::Tcp {
+            return Err(Refusal::field("on_deadline", "must be resteer: udp has no resets"));
+        }
+        let backend = backend_mut(service, at)?;
+        backend.draining = Some(Drain {
+            since_unix_seconds: backend.draining.map_or(now, |drain| drain.since_unix_seconds),
+            deadline_unix_seconds: self.deadline_seconds.map(|seconds| now + seconds),
+            on_deadline,
+        });
+        Ok(())
+    }
 }
 
 pub async fn list(State(state): State<Shared>, Path(name): Path<String>) -> Result<Response, ApiError> {
     let (desired, observed) = (state.desired.current(), state.observer.observe());
     let service = find(&desired, &name)?;
     let sight = Sight { desired: &desired, observed: &observed, now_unix: now_unix() };
-    let backends: Vec<_> =
-        service.backends.iter().map(|(at, backend)| sight.listed_backend(service, at, backend)).collect();
-    let body = json!({ "generation": desired.generation, "backends": backends });
+    let body = json!({ "generation": desired.generation, "backends": sight.backends(service) });
     Ok((etag(&desired), Json(body)).into_response())
 }
 
@@ -124,20 +154,8 @@ pub async fn drain(
     body: Body,
 ) -> Result<Response, ApiError> {
     let spec: DrainSpec = body.decode_or_default()?;
-    if spec.deadline_seconds.is_some_and(|seconds| seconds > DEADLINE_SECONDS_MAX) {
-        let rule = format!("must be 0 to {DEADLINE_SECONDS_MAX}");
-        return Err(Refusal::field("deadline_seconds", rule).into());
-    }
-    order_on(state, terms, name, backend, move |service, at| {
-        let now = now_unix();
-        let backend = backend_mut(service, at)?;
-        backend.draining = Some(Drain {
-            since_unix_seconds: backend.draining.map_or(now, |drain| drain.since_unix_seconds),
-            deadline_unix_seconds: spec.deadline_seconds.map(|seconds| now + seconds),
-        });
-        Ok(())
-    })
-    .await
+    spec.check()?;
+    order_on(state, terms, name, backend, move |service, at| spec.begin(service, at, now_unix())).await
 }
 
 pub async fn undrain(
@@ -196,7 +214,8 @@ fn show(state: &Shared, desired: &Arc<Desired>, name: &str, path: &str) -> Resul
     let at = find_backend(service, path)?;
     let observed = state.observer.observe();
     let sight = Sight { desired, observed: &observed, now_unix: now_unix() };
-    Ok((etag(desired), Json(sight.backend(service, &at, &service.backends[&at]))).into_response())
+    let shown = sight.backend(service, &at, &service.backends[&at]);
+    Ok((etag(desired), Json(shown)).into_response())
 }
 
 fn find_mut<'a>(desired: &'a mut Desired, name: &str) -> Result<&'a mut Service, Refusal> {
@@ -242,5 +261,6 @@ fn put(service: &mut Service, at: SocketAddr, value: Value) -> Result<bool, Refu
     let old = service.backends.get(&at);
     backend.draining = old.and_then(|old| old.draining);
     backend.health = old.map_or(Health::Unknown, |old| old.health);
+    backend.up_since_unix = old.and_then(|old| old.up_since_unix);
     Ok(service.backends.insert(at, backend).is_none())
 }

@@ -183,7 +183,7 @@ mod tests {
             (r#"{"adress":"10.0.0.1"}"#, "adress: is no field"),
             (
                 r#"{"address":"10.0.0.1","port":80,"backends":[{"address":"10.1.0.1","wieght":1}]}"#,
-                "backends[0].wieght: is no field; expected one of `address`, `port`, `weight`, `server_id`",
+                "backends[0].wieght: is no field; expected one of `address`, `port`, `weight`, `max_connections`, `priority`, `fallback`, `server_id`",
             ),
             (
                 r#"{"address":"10.0.0.1","port":80,"backends":[{"port":1}]}"#,

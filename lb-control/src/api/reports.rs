@@ -8,23 +8,21 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use lb_common::BackendState;
 use serde_json::{Value, json};
 
 use super::{Shared, order::now_unix, outcomes::Outcomes};
-use crate::{desired::effective_state, metrics};
+use crate::{desired::active, metrics, status::BackendStateName};
 
 pub async fn status(State(state): State<Shared>) -> Json<Value> {
     let (desired, observed) = (state.desired.current(), state.observer.observe());
     let now = now_unix();
-    let (mut up, mut draining, mut down) = (0, 0, 0);
-    for service in desired.services.values() {
-        for backend in service.backends.values() {
-            match effective_state(backend, service.on_failure, now) {
-                BackendState::Up => up += 1,
-                BackendState::Draining => draining += 1,
-                BackendState::Down | BackendState::Cut => down += 1,
-            }
+    let (mut up, mut standby, mut draining, mut down) = (0, 0, 0, 0);
+    for one in desired.services.values().flat_map(|service| active(service, now)) {
+        match BackendStateName::from(one) {
+            BackendStateName::Up => up += 1,
+            BackendStateName::Standby => standby += 1,
+            BackendStateName::Draining => draining += 1,
+            BackendStateName::Cut | BackendStateName::Down => down += 1,
         }
     }
     Json(json!({
@@ -34,7 +32,7 @@ pub async fn status(State(state): State<Shared>) -> Json<Value> {
         "installed": observed.installed_generation >= desired.generation,
         "last_error": observed.last_error,
         "services": desired.services.len(),
-        "backends": { "up": up, "draining": draining, "down": down },
+        "backends": { "up": up, "standby": standby, "draining": draining, "down": down },
         "interfaces": observed.interfaces,
         "flow_table": observed.flow_table,
         "translation_table": observed.translation_table,

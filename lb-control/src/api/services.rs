@@ -18,7 +18,7 @@ use super::{
     view::Sight,
 };
 use crate::{
-    model::{Desired, FieldError, FragmentPolicy, Refusal, Service, ServiceSpec},
+    model::{Algorithm, Desired, FieldError, FragmentPolicy, Refusal, Service, ServiceSpec},
     status::Observed,
 };
 
@@ -96,8 +96,8 @@ pub async fn change(
         let observed = state.observer.observe();
         state.desired.order(terms.on_service(&path_name), |desired| {
             let old = find(desired, &path_name)?;
-            let mut value =
-                serde_json::to_value(old.spec()).map_err(|error| Refusal::field("", error.to_string()))?;
+            let mut value = serde_json::to_value(old.spec().without_consequences())
+                .map_err(|error| Refusal::field("", error.to_string()))?;
             merge(&mut value, patch);
             let spec: ServiceSpec = from_value(value)?;
             *places = places_of(&spec);
@@ -185,6 +185,7 @@ fn put(desired: &mut Desired, mut service: Service, observed: &Observed) -> Resu
     for (at, backend) in &mut service.backends {
         if let Some(old) = old.backends.get(at) {
             backend.draining = old.draining;
+            backend.up_since_unix = old.up_since_unix;
             if service.health_check.is_some() {
                 backend.health = old.health;
             }
@@ -198,21 +199,28 @@ fn put(desired: &mut Desired, mut service: Service, observed: &Observed) -> Resu
 
 /// What flows of a live service depend on.
 fn fixed_fields(old: &Service, new: &Service) -> Vec<FieldError> {
+    const ANEW: &str = "on a live service, whose flows depend on it: delete the service and create it anew";
+    const CLIENTS: &str = "on a live service, whose clients would all go elsewhere: delete the service and create it \
+                           anew, or make another one beside it";
     let by_address = |service: &Service| service.fragments == FragmentPolicy::ByAddress;
+    let by_source = |service: &Service| service.algorithm == Algorithm::SourceHash;
     let ports = if new.ports.single().is_some() { "port" } else { "ports" };
     let fields = [
-        ("address", old.address == new.address),
-        (ports, old.ports == new.ports),
-        ("protocol", old.protocol == new.protocol),
-        ("mode", old.mode == new.mode),
-        ("fragments", by_address(old) == by_address(new)),
+        ("address", old.address == new.address, "cannot change", ANEW),
+        (ports, old.ports == new.ports, "cannot change", ANEW),
+        ("protocol", old.protocol == new.protocol, "cannot change", ANEW),
+        ("mode", old.mode == new.mode, "cannot change", ANEW),
+        ("fragments", by_address(old) == by_address(new), "cannot change to or from by-address", ANEW),
+        ("algorithm", by_source(old) == by_source(new), "cannot change to or from source-hash", CLIENTS),
+        (
+            "client_prefix",
+            !(by_source(old) && by_source(new)) || old.client_prefix == new.client_prefix,
+            "cannot change with algorithm source-hash",
+            CLIENTS,
+        ),
     ];
-    let changed = fields.into_iter().filter(|(_, same)| !same);
-    let rule = |field| {
-        let what = if field == "fragments" { "cannot change to or from by-address" } else { "cannot change" };
-        format!("{what} on a live service, whose flows depend on it: delete the service and create it anew")
-    };
-    changed.map(|(field, _)| FieldError::new(field, rule(field))).collect()
+    let changed = fields.into_iter().filter(|(_, same, ..)| !same);
+    changed.map(|(field, _, what, why)| FieldError::new(field, format!("{what} {why}"))).collect()
 }
 
 fn places_of(spec: &ServiceSpec) -> Places {

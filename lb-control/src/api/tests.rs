@@ -53,6 +53,9 @@ impl Eyes {
             slots: 0,
             slots_unsettled: 0,
             tracked_flows,
+            connections: 0,
+            response_micros: 0,
+            drain: None,
             next_hop: None,
             counters: CounterValues { packets: 5, bytes: 500, new_flows: 2, refused_flows: 0, overflowed: 0 },
         };

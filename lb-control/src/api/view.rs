@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 
+use lb_common::BackendState;
 use serde::Serialize;
 
 use crate::{
-    desired::effective_state,
-    model::{Backend, BackendSpec, Desired, HealthName, Service, ServiceSpec},
-    status::{BackendStateName, BackendStatus, CounterValues, Observed, ServiceStatus},
+    desired::{Active, active, active_backend},
+    model::{Backend, BackendSpec, Desired, HealthName, OnDeadlineName, Service, ServiceSpec},
+    status::{
+        BackendStateName, BackendStatus, CounterValues, DrainEnding, DrainStatus, Observed, ServiceStatus,
+    },
 };
 
 /// A service.
@@ -27,6 +30,7 @@ struct ServiceStatusView {
     slots_settled: u32,
     slots_moving: u32,
     slots_pinned: u32,
+    flows_pinned: u64,
     counters: CounterValues,
     #[serde(skip_serializing_if = "Option::is_none")]
     tracked_flows_cut: Option<u64>,
@@ -54,11 +58,19 @@ struct BackendStatusView {
 struct DrainView {
     since_unix_seconds: u64,
     deadline_unix_seconds: Option<u64>,
+    on_deadline: OnDeadlineName,
     /// Remembered flows that are left.
     tracked_flows: u64,
     /// Slots whose unremembered flows may still arrive.
     slots_unsettled: u32,
-    /// Nothing is left, or the deadline has passed.
+    /// Flows that are open or opening, or were when it ended.
+    live_flows: u64,
+    /// Whether these are all.
+    exact: bool,
+    exact_after_seconds: u32,
+    /// `0 left` or `n cut`.
+    ended: Option<String>,
+    /// It ended.
     done: bool,
 }
 
@@ -87,7 +99,7 @@ impl Sight<'_> {
         let nothing = ServiceStatus::default();
         let seen = self.observed.services.get(&service.name).unwrap_or(&nothing);
         ServiceView {
-            spec: service.spec_with(|at, backend| self.listed_backend(service, at, backend)),
+            spec: service.spec_with(self.backends(service)),
             generation: None,
             status: ServiceStatusView {
                 installed: self.is_installed(),
@@ -95,6 +107,7 @@ impl Sight<'_> {
                 slots_settled: seen.settled,
                 slots_moving: seen.moving,
                 slots_pinned: seen.pinned,
+                flows_pinned: seen.flows_pinned,
                 counters: seen.counters,
                 tracked_flows_cut,
             },
@@ -102,38 +115,75 @@ impl Sight<'_> {
     }
 
     /// A backend with its generation.
-    pub fn backend(&self, service: &Service, at: &SocketAddr, backend: &Backend) -> BackendView {
-        BackendView { generation: Some(self.desired.generation), ..self.listed_backend(service, at, backend) }
+    pub fn backend(&self, service: &Service, at: &SocketAddr, backend: &Backend) -> Option<BackendView> {
+        let active = active_backend(service, at, self.now_unix)?;
+        let shown = self.listed_backend(service, at, backend, active);
+        Some(BackendView { generation: Some(self.desired.generation), ..shown })
     }
 
-    /// A backend within a list.
-    pub fn listed_backend(&self, service: &Service, at: &SocketAddr, backend: &Backend) -> BackendView {
+    /// The backends of a service.
+    pub fn backends(&self, service: &Service) -> Vec<BackendView> {
+        let all = service.backends.iter().zip(active(service, self.now_unix));
+        all.map(|((at, backend), active)| self.listed_backend(service, at, backend, active)).collect()
+    }
+
+    fn listed_backend(
+        &self,
+        service: &Service,
+        at: &SocketAddr,
+        backend: &Backend,
+        active: Active,
+    ) -> BackendView {
         let seen = self.observed.backend(&service.name, at);
         BackendView {
             spec: backend.spec(at, service),
             generation: None,
             status: BackendStatusView {
-                state: effective_state(backend, service.on_failure, self.now_unix).into(),
+                state: active.into(),
                 health: backend.health.into(),
-                drain: self.drain(service, backend, seen),
+                drain: self.drain(backend, active.state, seen),
                 installed: seen.cloned(),
             },
         }
     }
 
-    fn drain(&self, service: &Service, backend: &Backend, seen: Option<&BackendStatus>) -> Option<DrainView> {
+    fn drain(
+        &self,
+        backend: &Backend,
+        state: BackendState,
+        seen: Option<&BackendStatus>,
+    ) -> Option<DrainView> {
         let drain = backend.draining?;
-        let state = effective_state(backend, service.on_failure, self.now_unix);
         let (tracked_flows, slots, slots_unsettled) =
             seen.map_or((0, 0, 0), |seen| (seen.tracked_flows, seen.slots, seen.slots_unsettled));
         // What was seen before the drain was installed proves nothing.
-        let empty = self.is_installed() && (tracked_flows, slots, slots_unsettled) == (0, 0, 0);
+        let seen = seen.filter(|_| self.is_installed());
+        let is_empty = (tracked_flows, slots, slots_unsettled) == (0, 0, 0);
+        let known = seen.and_then(|seen| seen.drain).unwrap_or(DrainStatus {
+            live_flows: tracked_flows,
+            exact: seen.is_some() && is_empty,
+            exact_after_seconds: 0,
+            ended: (self.is_installed() && is_empty).then_some(DrainEnding::Empty),
+        });
+        let is_over = matches!(state, BackendState::Cut | BackendState::Down);
+        let ended = known.ended.or(is_over.then_some(match known.exact && known.live_flows == 0 {
+            true => DrainEnding::Empty,
+            false => DrainEnding::Cut(known.live_flows),
+        }));
         Some(DrainView {
             since_unix_seconds: drain.since_unix_seconds,
             deadline_unix_seconds: drain.deadline_unix_seconds,
+            on_deadline: drain.on_deadline.into(),
             tracked_flows,
             slots_unsettled,
-            done: empty || state == lb_common::BackendState::Down,
+            live_flows: known.live_flows,
+            exact: known.exact,
+            exact_after_seconds: known.exact_after_seconds,
+            ended: ended.map(|ended| match ended {
+                DrainEnding::Empty => "0 left".to_owned(),
+                DrainEnding::Cut(flows) => format!("{flows} cut"),
+            }),
+            done: ended.is_some(),
         })
     }
 

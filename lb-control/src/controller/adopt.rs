@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::{
         desired::Condition,
-        model::{Drain, OnFailure, Service, ServiceSpec},
+        model::{Drain, OnDeadline, OnFailure, Service, ServiceSpec},
     };
 
     const NOW: u64 = 1_000;
@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn only_what_failed_is_taken_for_failed() {
-        let drain = |deadline_unix_seconds| Some(Drain { since_unix_seconds: 1, deadline_unix_seconds });
+        let drain = |deadline_unix_seconds| {
+            Some(Drain { since_unix_seconds: 1, deadline_unix_seconds, on_deadline: OnDeadline::Resteer })
+        };
         let (up, draining, down) = (BackendState::Up, BackendState::Draining, BackendState::Down);
         for (on_failure, drain, state, expected) in [
             (OnFailure::Resteer, None, up, Health::Unknown),

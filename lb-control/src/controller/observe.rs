@@ -141,6 +141,9 @@ fn service<D: Datapath>(
                 slots: backend.slots,
                 slots_unsettled: backend.slots_unsettled,
                 tracked_flows: backend.tracked_flows.into(),
+                connections: 0,
+                response_micros: 0,
+                drain: None,
                 next_hop: backend.next_hop.map(|next_hop| next_hop_status(next_hop, interfaces)),
                 counters: backend.counters.into(),
             };
@@ -153,6 +156,7 @@ fn service<D: Datapath>(
         settled: report.settled,
         moving: report.moving,
         pinned: report.pinned,
+        flows_pinned: 0,
         counters: report.counters.into(),
         backends,
     }))

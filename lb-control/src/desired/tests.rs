@@ -1,31 +1,29 @@
 //! The holder and the pure functions beside it.
 
-use lb_common::{Mac, Mode};
+use lb_common::{Algorithm, BackendState, Features, Mac, Mode, Tracking};
 
 use super::*;
-use crate::model::{Drain, HealthCheck, Ports, Probe, Protocol};
+use crate::{
+    model::{Drain, HealthCheck, Probe, Protocol},
+    target::Target,
+};
 
 fn service(health_check: bool) -> Service {
     let check =
         HealthCheck { probe: Probe::Tcp, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3, port: None };
-    let backend = |weight| Backend { weight, server_id: None, draining: None, health: Health::Unknown };
-    Service {
-        name: "shop".into(),
-        address: "10.0.0.1".parse().unwrap(),
-        ports: Ports::one(80),
-        protocol: Protocol::Tcp,
-        mode: Mode::Nat,
-        connectionless: false,
-        flow_idle_seconds: 300,
-        fragments: FragmentPolicy::Drop,
-        answer_arp: true,
-        answer_echo: false,
-        mss: None,
-        quic: None,
-        on_failure: OnFailure::Resteer,
-        health_check: health_check.then_some(check),
-        backends: [("10.1.0.1:8080".parse().unwrap(), backend(1)), (at(), backend(2))].into(),
-    }
+    let service = made(serde_json::json!({
+        "name": "shop", "address": "10.0.0.1", "port": 80,
+        "backends": [
+            { "address": "10.1.0.1", "port": 8080 },
+            { "address": "10.1.0.2", "port": 8080, "weight": 2 },
+        ],
+    }));
+    Service { health_check: health_check.then_some(check), ..service }
+}
+
+fn made(fields: serde_json::Value) -> Service {
+    let spec = serde_json::from_value(fields).expect("it is a service");
+    Service::new(&spec).expect("it keeps the rules")
 }
 
 fn at() -> SocketAddr {
@@ -41,29 +39,6 @@ fn put(state: &DesiredState, service: Service) -> Result<Arc<Desired>, Refusal> 
 }
 
 #[test]
-fn health_drain_and_time_make_the_state() {
-    use BackendState as Is;
-    let drain = |deadline| Some(Drain { since_unix_seconds: 50, deadline_unix_seconds: deadline });
-    let (resteer, keep) = (OnFailure::Resteer, OnFailure::Keep);
-    for (health, on_failure, draining, expected) in [
-        (Health::Unknown, resteer, None, Is::Up),
-        (Health::Up, resteer, None, Is::Up),
-        (Health::Down, resteer, None, Is::Down),
-        (Health::Down, keep, None, Is::Draining),
-        (Health::Up, keep, drain(None), Is::Draining),
-        (Health::Up, resteer, drain(Some(101)), Is::Draining),
-        (Health::Up, resteer, drain(Some(100)), Is::Down),
-        (Health::Down, keep, drain(Some(100)), Is::Down),
-        (Health::Down, keep, drain(None), Is::Draining),
-        (Health::Down, resteer, drain(None), Is::Down),
-    ] {
-        let backend = Backend { weight: 1, server_id: None, draining, health };
-        let found = effective_state(&backend, on_failure, 100);
-        assert_eq!(found, expected, "{health:?} {on_failure:?} {draining:?}");
-    }
-}
-
-#[test]
 fn a_target_has_the_forms_of_the_maps() {
     let hop = NextHop { mac: Mac::new([2, 0, 0, 0, 0, 1]), interface: 3 };
     let target = target_service(&service(false), 0, |address| (address == at().ip()).then_some(hop));
@@ -72,16 +47,14 @@ fn a_target_has_the_forms_of_the_maps() {
     let backends: Vec<_> =
         target.backends.iter().map(|one| (one.port.number(), one.weight, one.next_hop)).collect();
     assert_eq!(backends, [(8080, 1, None), (8080, 2, Some(hop))]);
-    let connectionless = Service { connectionless: true, protocol: Protocol::Udp, ..service(false) };
+    let connectionless =
+        Service { tracking: Tracking::Connectionless, protocol: Protocol::Udp, ..service(false) };
     assert_eq!(target_service(&connectionless, 0, |_| None).settings.tracking, Tracking::Connectionless);
 }
 
 #[test]
 fn options_of_a_service_reach_the_target() {
-    let target = |fields: serde_json::Value| {
-        let spec = serde_json::from_value(fields).unwrap();
-        target_service(&Service::new(&spec).unwrap(), 0, |_| None)
-    };
+    let target = |fields| target_service(&made(fields), 0, |_| None);
     let wide = target(serde_json::json!({
         "name": "a", "address": "203.0.113.0/24", "ports": "8000-8999", "mode": "dsr-ipip", "fragments": "by-address",
         "mss": 1400, "backends": [{ "address": "fd00::1" }],
@@ -109,6 +82,108 @@ fn options_of_a_service_reach_the_target() {
 }
 
 #[test]
+fn the_choice_of_backends_reaches_the_target() {
+    use Tracking::{Connectionless, EveryFlow, OnChange};
+    let fields = |mut fields: serde_json::Value| {
+        (fields["name"], fields["port"]) = ("a".into(), 80.into());
+        if fields["address"].is_null() {
+            fields["address"] = "10.0.0.1".into();
+        }
+        fields
+    };
+    for (patch, algorithm, tracking, client_bits) in [
+        (serde_json::json!({}), Algorithm::Maglev, OnChange, 128),
+        (serde_json::json!({ "tracking": "every-flow" }), Algorithm::Maglev, EveryFlow, 128),
+        (
+            serde_json::json!({ "protocol": "udp", "connectionless": true }),
+            Algorithm::Maglev,
+            Connectionless,
+            128,
+        ),
+        (
+            serde_json::json!({ "algorithm": "source-hash", "client_prefix": 24 }),
+            Algorithm::SourceHash,
+            OnChange,
+            120,
+        ),
+        (
+            serde_json::json!({ "algorithm": "source-hash", "client_prefix": 64, "address": "2001:db8::1" }),
+            Algorithm::SourceHash,
+            OnChange,
+            64,
+        ),
+        (
+            serde_json::json!({ "algorithm": "source-hash", "mode": "full-nat" }),
+            Algorithm::SourceHash,
+            EveryFlow,
+            128,
+        ),
+        (serde_json::json!({ "mode": "full-nat" }), Algorithm::Maglev, OnChange, 128),
+        (
+            serde_json::json!({ "affinity_seconds": 60, "client_prefix": 32 }),
+            Algorithm::Maglev,
+            EveryFlow,
+            128,
+        ),
+        (serde_json::json!({ "algorithm": "round-robin" }), Algorithm::RoundRobin, EveryFlow, 128),
+        (serde_json::json!({ "algorithm": "random" }), Algorithm::Random, EveryFlow, 128),
+        (
+            serde_json::json!({ "algorithm": "least-connections" }),
+            Algorithm::LeastConnections,
+            EveryFlow,
+            128,
+        ),
+        (
+            serde_json::json!({ "algorithm": "least-response-time" }),
+            Algorithm::LeastResponseTime,
+            EveryFlow,
+            128,
+        ),
+        (serde_json::json!({ "algorithm": "power-of-two" }), Algorithm::PowerOfTwo, EveryFlow, 128),
+    ] {
+        let settings = target_service(&made(fields(patch.clone())), 0, |_| None).settings;
+        let found = (settings.algorithm, settings.tracking, settings.client_bits);
+        assert_eq!(found, (algorithm, tracking, client_bits), "{patch}");
+        assert_eq!(settings.affinity_seconds, patch["affinity_seconds"].as_u64().unwrap_or(0) as u32);
+    }
+    let capped = made(fields(serde_json::json!({
+        "slow_start_seconds": 60, "min_active_backends": 2,
+        "backends": [
+            { "address": "10.1.0.1", "max_connections": 9 },
+            { "address": "10.1.0.2", "weight": 3 },
+            { "address": "10.1.0.3", "fallback": true },
+        ],
+    })));
+    let mut slow = capped.clone();
+    slow.backends.values_mut().next().unwrap().up_since_unix = Some(100);
+    for (service, shares) in [(&capped, [1, 3, 1]), (&slow, [1, 48, 16])] {
+        let target = target_service(service, 100, |_| None);
+        let found: Vec<_> =
+            target.backends.iter().map(|one| (one.weight, one.share, one.max_connections)).collect();
+        assert_eq!(found, [(1, shares[0], 9), (3, shares[1], 0), (1, shares[2], 0)]);
+        assert_eq!(target.backends[2].state, BackendState::Draining);
+        assert_eq!(target.settings.tracking, EveryFlow);
+    }
+}
+
+#[test]
+fn resets_are_loaded_before_they_are_needed() {
+    let features = |draining, now| {
+        let mut service = service(false);
+        service.backends.get_mut(&at()).unwrap().draining = draining;
+        let services = vec![target_service(&service, now, |_| None).into()];
+        Target { services, ..Target::default() }.features()
+    };
+    let drain =
+        |on_deadline| Some(Drain { since_unix_seconds: 1, deadline_unix_seconds: Some(50), on_deadline });
+    assert_eq!(features(None, 0), Features::NONE);
+    assert_eq!(features(drain(OnDeadline::Resteer), 50), Features::NONE);
+    for now in [10, 50, 59, 60] {
+        assert_eq!(features(drain(OnDeadline::Reset), now), Features::RESET, "{now}");
+    }
+}
+
+#[test]
 fn every_change_is_a_generation_that_followers_see() {
     let state = DesiredState::in_memory();
     let mut follower = state.subscribe();
@@ -128,7 +203,7 @@ fn every_change_is_a_generation_that_followers_see() {
 fn verdicts_that_come_together_share_a_generation_and_none_is_lost() {
     let state = DesiredState::in_memory();
     let mut many = service(true);
-    let backend = Backend { weight: 1, server_id: None, draining: None, health: Health::Unknown };
+    let backend = many.backends.values().next().unwrap().clone();
     many.backends =
         (1..=200u8).map(|host| (SocketAddr::from(([10, 1, 0, host], 80)), backend.clone())).collect();
     put(&state, many.clone()).unwrap();

@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{cli::ServiceFlags, client::Failure};
+use super::{
+    cli::{BackendFlags, ServiceFlags},
+    client::Failure,
+};
 use crate::model::address::parse_place;
 
 /// The service that file and flags describe; flags win.
@@ -36,6 +39,13 @@ pub fn service(name: Option<&str>, flags: &ServiceFlags) -> Result<Value, Failur
     set("ports", flags.ports.clone().map(Into::into));
     set("protocol", flags.protocol.clone().map(Into::into));
     set("mode", flags.mode.clone().map(Into::into));
+    set("algorithm", flags.algorithm.clone().map(Into::into));
+    set("tracking", flags.tracking.clone().map(Into::into));
+    set("client_prefix", flags.client_prefix.map(Into::into));
+    set("affinity_seconds", flags.affinity.map(Into::into));
+    set("slow_start_seconds", flags.slow_start.map(Into::into));
+    set("panic_threshold_percent", flags.panic_threshold.map(Into::into));
+    set("min_active_backends", flags.min_active.map(Into::into));
     set("connectionless", flags.connectionless.then_some(true.into()));
     set("flow_idle_seconds", flags.flow_idle.map(Into::into));
     set("fragments", flags.fragments.clone().map(Into::into));
@@ -91,7 +101,7 @@ fn health_check(flags: &ServiceFlags) -> Result<Option<Value>, Failure> {
     Ok(Some(check.into()))
 }
 
-/// `ADDRESS[:PORT][,weight=N][,server_id=HEX]`.
+/// `ADDRESS[:PORT][,weight=N][,…]`.
 pub fn backend(text: &str) -> Result<Value, String> {
     let mut parts = text.split(',');
     let place = parts.next().unwrap_or_default();
@@ -104,27 +114,32 @@ pub fn backend(text: &str) -> Result<Value, String> {
     if place.parse::<SocketAddr>().is_ok() {
         body["port"] = at.port().into();
     }
+    let mut fields = BackendFlags::default();
     for part in parts {
-        let (weight, server_id) = match part.split_once('=') {
-            Some(("weight", weight)) => (weight.parse().ok(), None),
-            Some(("server_id", id)) => (None, Some(id)),
-            _ => (None, None),
-        };
-        if weight.is_none() && server_id.is_none() {
-            return Err(format!("{text}: {part} is neither weight=N nor server_id=HEX"));
+        if !fields.take(part) {
+            return Err(format!(
+                "{text}: {part} is none of weight=N, max_connections=N, priority=N, fallback and server_id=HEX"
+            ));
         }
-        set(&mut body, weight, server_id);
     }
+    set(&mut body, &fields);
     Ok(body)
 }
 
 /// The fields of a backend that flags give.
-pub fn set(body: &mut Value, weight: Option<u32>, server_id: Option<&str>) {
-    if let Some(weight) = weight {
-        body["weight"] = weight.into();
-    }
-    if let Some(id) = server_id {
-        body["server_id"] = id.into();
+pub fn set(body: &mut Value, flags: &BackendFlags) {
+    let BackendFlags { weight, max_connections, priority, fallback, server_id } = flags;
+    let fields = [
+        ("weight", weight.map(Value::from)),
+        ("max_connections", max_connections.map(Value::from)),
+        ("priority", priority.map(Value::from)),
+        ("fallback", fallback.map(Value::from)),
+        ("server_id", server_id.clone().map(Value::from)),
+    ];
+    for (key, value) in fields {
+        if let Some(value) = value {
+            body[key] = value;
+        }
     }
 }
 

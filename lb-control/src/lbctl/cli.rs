@@ -10,7 +10,7 @@ use super::decap::DecapCommand;
 
 use crate::model::address::parse_place;
 
-pub use flags::ServiceFlags;
+pub use flags::{BackendFlags, ServiceFlags};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +22,9 @@ Examples:
   lbctl service patch shop '{\"on_failure\": \"keep\"}'
   lbctl backend add shop 10.1.0.4:8080 --weight 2
   lbctl backend set shop 10.1.0.4:8080 --weight 5
+  lbctl service patch shop '{\"algorithm\": \"least-connections\"}'
   lbctl backend drain shop 10.1.0.2:8080 --deadline 30 --wait
+  lbctl backend delete shop 10.1.0.2:8080 --dry-run
   lbctl backend delete shop 10.1.0.2:8080
   lbctl status
   lbctl decap attach --interface eth0         on a backend of a tunnelled service
@@ -100,6 +102,9 @@ pub struct Terms {
     /// Orders only if no other order changed the service after this generation.
     #[arg(long, value_name = "GENERATION")]
     pub if_match: Option<u64>,
+    /// Changes nothing: says how many slots the order would move and how many live flows it would touch.
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,6 +121,8 @@ pub enum ServiceCommand {
     #[command(after_help = "\
 Examples:
   lbctl service create shop --address 10.0.0.1 --port 80 --backend 10.1.0.2:8080,weight=2 --check-http /healthz
+  lbctl service create api --address 10.0.0.1 --port 443 --algorithm least-connections --slow-start 30 \\
+      --backend 10.1.0.2,max_connections=500 --backend 10.1.0.3,priority=1 --backend 10.1.0.9,fallback
   lbctl service create dns --address 10.0.0.1 --port 53 --protocol udp --connectionless --backend 10.1.0.5
   lbctl service create web6 --address 2001:db8::80 --port 443 --mode dsr-gue --backend 10.1.0.2 --echo
   lbctl service create media --address 203.0.113.0/24 --ports 8000-8999 --mode dsr-ipip --backend 10.1.0.2
@@ -194,11 +201,8 @@ pub enum BackendCommand {
         service: String,
         /// Like 10.1.0.2:8080, [2001:db8::2]:8080 or 10.1.0.2,weight=2,server_id=0a1b; the service's port by default.
         backend: String,
-        /// Its share of new flows relative to the others'; 1 by default, 0 takes none.
-        #[arg(long)]
-        weight: Option<u32>,
         #[command(flatten)]
-        identity: Identity,
+        fields: BackendFlags,
         #[command(flatten)]
         terms: Terms,
         /// Returns once the order is installed.
@@ -209,26 +213,21 @@ pub enum BackendCommand {
     Replace {
         #[command(flatten)]
         at: At,
-        /// 1 by default.
-        #[arg(long)]
-        weight: Option<u32>,
         #[command(flatten)]
-        identity: Identity,
+        fields: BackendFlags,
         #[command(flatten)]
         terms: Terms,
         /// Returns once the order is installed.
         #[arg(long)]
         wait: bool,
     },
-    /// Changes a backend's weight or server id; no flow that goes by its addresses moves to another backend.
+    /// Changes what is given of a backend; no flow that goes by its addresses moves to another backend.
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(BackendFlags::ALL))]
     Set {
         #[command(flatten)]
         at: At,
-        /// Its share of new flows relative to the others'; 0 takes none.
-        #[arg(long, required_unless_present = "server_id")]
-        weight: Option<u32>,
         #[command(flatten)]
-        identity: Identity,
+        fields: BackendFlags,
         #[command(flatten)]
         terms: Terms,
         /// Returns once the order is installed.
@@ -246,6 +245,10 @@ pub enum BackendCommand {
         /// After so many seconds flows that are left are cut; never, by default.
         #[arg(long, value_name = "SECONDS")]
         deadline: Option<u64>,
+        /// resteer (default) or reset: their packets go to other backends, or for ten seconds the next packet from either
+        /// end is answered with a TCP reset.
+        #[arg(long, value_name = "HOW", requires = "deadline")]
+        on_deadline: Option<String>,
         #[command(flatten)]
         terms: Terms,
         /// Shows progress until no flow is left or the deadline cuts the rest.
@@ -283,14 +286,6 @@ pub struct At {
     /// Like 10.1.0.2:8080 or [2001:db8::2]:8080; without a port where the service has several.
     #[arg(value_parser = place)]
     pub backend: String,
-}
-
-/// What names a backend beside its address.
-#[derive(Args, Debug)]
-pub struct Identity {
-    /// Its id in QUIC connection ids, in hexadecimal, like 0a1b.
-    #[arg(long, value_name = "HEX")]
-    pub server_id: Option<String>,
 }
 
 fn place(text: &str) -> Result<String, String> {

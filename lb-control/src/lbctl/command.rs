@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     body,
-    cli::{At, BackendCommand, Command, Identity, ServiceCommand, Terms},
+    cli::{At, BackendCommand, BackendFlags, Command, ServiceCommand, Terms},
     client::{Call, Failure},
     show,
 };
@@ -65,9 +65,9 @@ fn backend(command: &BackendCommand) -> Result<Order, Failure> {
     use BackendCommand as Is;
     let all = |service: &str| format!("{}/backends", one(service));
     let at = |at: &At| format!("{}/{}", all(&at.service), at.backend);
-    let fields = |weight: &Option<u32>, identity: &Identity| {
+    let body_of = |fields: &BackendFlags| {
         let mut body = json!({});
-        body::set(&mut body, *weight, identity.server_id.as_deref());
+        body::set(&mut body, fields);
         body
     };
     Ok(match command {
@@ -75,21 +75,21 @@ fn backend(command: &BackendCommand) -> Result<Order, Failure> {
             Order { request: Call::get(all(service)), show: show::backends, follow: None }
         }
         Is::Get { at: place } => Order { request: Call::get(at(place)), show: show::backend, follow: None },
-        Is::Add { service, backend, weight, identity, terms, wait } => {
+        Is::Add { service, backend, fields, terms, wait } => {
             let mut body = body::backend(backend).map_err(Failure::Local)?;
-            body::set(&mut body, *weight, identity.server_id.as_deref());
+            body::set(&mut body, fields);
             change(Method::POST, all(service), Some(body), terms, *wait, show::backend)
         }
-        Is::Replace { at: place, weight, identity, terms, wait } => {
-            let body = fields(weight, identity);
+        Is::Replace { at: place, fields, terms, wait } => {
+            let body = body_of(fields);
             change(Method::PUT, at(place), Some(body), terms, *wait, show::backend)
         }
-        Is::Set { at: place, weight, identity, terms, wait } => {
-            let body = fields(weight, identity);
+        Is::Set { at: place, fields, terms, wait } => {
+            let body = body_of(fields);
             change(Method::PATCH, at(place), Some(body), terms, *wait, show::backend)
         }
-        Is::Drain { at: place, deadline, terms, wait } => {
-            let body = json!({ "deadline_seconds": deadline });
+        Is::Drain { at: place, deadline, on_deadline, terms, wait } => {
+            let body = json!({ "deadline_seconds": deadline, "on_deadline": on_deadline });
             let path = format!("{}/drain", at(place));
             let order = change(Method::POST, path, Some(body), terms, false, show::backend);
             Order { follow: wait.then(|| at(place)), ..order }
@@ -123,6 +123,10 @@ fn change(
     wait: bool,
     show: fn(&Value) -> String,
 ) -> Order {
-    let path = if wait { format!("{path}?wait=installed") } else { path };
+    let (path, show) = match (wait, terms.dry_run) {
+        (_, true) => (format!("{path}?dry_run=true"), show::dry_run as fn(&Value) -> String),
+        (true, false) => (format!("{path}?wait=installed"), show),
+        (false, false) => (path, show),
+    };
     Order { request: Call { method, path, body, if_match: terms.if_match }, show, follow: None }
 }

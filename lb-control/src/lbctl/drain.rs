@@ -2,17 +2,18 @@
 
 use std::{io::Write, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Screen,
     client::{Call, Client, Failure},
+    show,
 };
 
 const STEP: Duration = Duration::from_millis(250);
 
 /// Shows progress until nothing is left or the deadline has cut the rest; the last answer, in which
-/// `status.drain.tracked_flows_cut` says how many flows that were.
+/// `status.drain.ended` says which.
 pub async fn follow(
     client: &Client,
     path: &str,
@@ -20,23 +21,17 @@ pub async fn follow(
     screen: &mut Screen<impl Write, impl Write>,
 ) -> Result<Value, Failure> {
     let mut shown = String::new();
-    let mut left_before = None;
     loop {
         let drain = &answer["status"]["drain"];
         if drain.is_null() {
             screen.end();
             return Err(Failure::Local("the drain was ended by another order".into()));
         }
-        let left = drain["tracked_flows"].as_u64().unwrap_or(0);
         if drain["done"] == true {
-            // What is left when the deadline passes is swept at once: what was seen before it counts.
-            let cut = if answer["status"]["state"] == "down" { left_before.unwrap_or(left) } else { 0 };
-            answer["status"]["drain"]["tracked_flows_cut"] = json!(cut);
             screen.end();
             return Ok(answer);
         }
-        left_before = Some(left);
-        let line = format!("{left} flows left, {} slots unsettled", drain["slots_unsettled"]);
+        let line = show::drain_progress(drain);
         if line != shown {
             screen.progress(&line);
             shown = line;

@@ -12,12 +12,13 @@ pub fn services(answer: &Value) -> String {
             place(service),
             word(&service["protocol"]),
             word(&service["mode"]),
+            word(&service["algorithm"]),
             format!("{up}/{}", backends.count()),
             word(&service["status"]["counters"]["packets"]),
             yes(&service["status"]["installed"]),
         ]
     });
-    table(&["NAME", "ADDRESS", "PROTOCOL", "MODE", "UP", "PACKETS", "INSTALLED"], rows)
+    table(&["NAME", "ADDRESS", "PROTOCOL", "MODE", "ALGORITHM", "UP", "PACKETS", "INSTALLED"], rows)
 }
 
 /// A service.
@@ -43,6 +44,8 @@ pub fn service(answer: &Value) -> String {
         ("name", word(&answer["name"])),
         ("address", format!("{} {}", place(answer), word(&answer["protocol"]))),
         ("mode", word(&answer["mode"])),
+        ("algorithm", word(&answer["algorithm"])),
+        ("tracking", answer["tracking"].as_str().unwrap_or("none").to_owned()),
         ("flow idle", format!("{} s", answer["flow_idle_seconds"])),
         ("fragments", word(&answer["fragments"])),
         ("answers ARP", yes(&answer["answer_arp"])),
@@ -51,9 +54,7 @@ pub fn service(answer: &Value) -> String {
         ("generation", format!("{}, {}", answer["generation"], installed(&status["installed"]))),
         ("slots", slots),
     ];
-    if answer["connectionless"] == true {
-        fields.push(("connectionless", "yes".into()));
-    }
+    fields.extend(choice(answer));
     if answer["answer_echo"] == true {
         fields.push(("answers ping", "yes".into()));
     }
@@ -69,6 +70,20 @@ pub fn service(answer: &Value) -> String {
     format!("{}\n{}", list(&fields), backends(answer))
 }
 
+/// What differs from the defaults in how backends are chosen.
+fn choice(service: &Value) -> Vec<(&'static str, String)> {
+    let number = |key: &str, default: u64| service[key].as_u64().filter(|number| *number != default);
+    let fields = [
+        ("connectionless", (service["connectionless"] == true).then(|| "yes".to_owned())),
+        ("client prefix", number("client_prefix", 0).map(|bits| format!("{bits} bits"))),
+        ("affinity", number("affinity_seconds", 0).map(|seconds| format!("{seconds} s"))),
+        ("slow start", number("slow_start_seconds", 0).map(|seconds| format!("{seconds} s"))),
+        ("panic below", number("panic_threshold_percent", 0).map(|percent| format!("{percent} % healthy"))),
+        ("least healthy", number("min_active_backends", 1).map(|least| least.to_string())),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
 fn quic(quic: &Value) -> String {
     let scheme = word(&quic["scheme"]);
     match quic["server_id_length"].as_u64() {
@@ -77,32 +92,61 @@ fn quic(quic: &Value) -> String {
     }
 }
 
-/// `backend list`.
+/// `backend list`. Columns that only some services need are shown where a backend has something in them.
 pub fn backends(answer: &Value) -> String {
-    let any_id = items(answer, "backends").any(|backend| !backend["server_id"].is_null());
-    let rows = items(answer, "backends").map(|backend| {
-        let status = &backend["status"];
-        let seen = &status["installed"];
-        let mut row = vec![
-            place(backend),
-            word(&backend["weight"]),
-            word(&status["state"]),
-            word(&status["health"]),
-            word(&seen["slots"]),
-            word(&seen["tracked_flows"]),
-            word(&seen["counters"]["packets"]),
-            next_hop(seen),
+    let any = |has: fn(&Value) -> bool| items(answer, "backends").any(has);
+    let (ids, groups) = (any(|one| !one["server_id"].is_null()), any(is_grouped));
+    let counted = any(|one| connections(one) != "-");
+    let row = |backend: &Value| {
+        let (status, seen) = (&backend["status"], &backend["status"]["installed"]);
+        let cells = [
+            (true, place(backend)),
+            (ids, word(&backend["server_id"])),
+            (true, word(&backend["weight"])),
+            (groups, group(backend)),
+            (true, word(&status["state"])),
+            (true, word(&status["health"])),
+            (true, word(&seen["slots"])),
+            (true, word(&seen["tracked_flows"])),
+            (counted, connections(backend)),
+            (true, word(&seen["counters"]["packets"])),
+            (true, next_hop(seen)),
         ];
-        if any_id {
-            row.insert(1, word(&backend["server_id"]));
-        }
-        row
-    });
-    let mut head = vec!["BACKEND", "WEIGHT", "STATE", "HEALTH", "SLOTS", "TRACKED", "PACKETS", "NEXT HOP"];
-    if any_id {
-        head.insert(1, "SERVER ID");
+        cells.into_iter().filter_map(|(shown, cell)| shown.then_some(cell)).collect::<Vec<_>>()
+    };
+    let head = [
+        (true, "BACKEND"),
+        (ids, "SERVER ID"),
+        (true, "WEIGHT"),
+        (groups, "GROUP"),
+        (true, "STATE"),
+        (true, "HEALTH"),
+        (true, "SLOTS"),
+        (true, "TRACKED"),
+        (counted, "CONNECTIONS"),
+        (true, "PACKETS"),
+        (true, "NEXT HOP"),
+    ];
+    let head: Vec<_> = head.into_iter().filter_map(|(shown, name)| shown.then_some(name)).collect();
+    table(&head, items(answer, "backends").map(row))
+}
+
+fn is_grouped(backend: &Value) -> bool {
+    backend["fallback"] == true || backend["priority"].as_u64().unwrap_or(0) > 0
+}
+
+fn group(backend: &Value) -> String {
+    if backend["fallback"] == true { "fallback".into() } else { word(&backend["priority"]) }
+}
+
+/// Live connections, and how many there may be.
+fn connections(backend: &Value) -> String {
+    let live = backend["status"]["installed"]["connections"].as_u64();
+    match (live, backend["max_connections"].as_u64().unwrap_or(0)) {
+        (None | Some(0), 0) => "-".into(),
+        (Some(live), 0) => live.to_string(),
+        (live, most) => format!("{} of {most}", live.unwrap_or(0)),
     }
-    table(&head, rows)
 }
 
 /// A backend.
@@ -119,6 +163,15 @@ pub fn backend(answer: &Value) -> String {
         ("tracked flows", word(&seen["tracked_flows"])),
         ("packets", word(&seen["counters"]["packets"])),
     ];
+    if is_grouped(answer) {
+        fields.insert(2, ("group", group(answer)));
+    }
+    if connections(answer) != "-" {
+        fields.push(("connections", connections(answer)));
+    }
+    if let Some(micros) = seen["response_micros"].as_u64().filter(|micros| *micros > 0) {
+        fields.push(("response time", format!("{micros} µs")));
+    }
     if !answer["server_id"].is_null() {
         fields.insert(1, ("server id", word(&answer["server_id"])));
     }
@@ -129,13 +182,20 @@ pub fn backend(answer: &Value) -> String {
 }
 
 fn drain(drain: &Value) -> String {
-    let left = drain["tracked_flows"].as_u64().unwrap_or(0);
-    match (drain["tracked_flows_cut"].as_u64(), drain["done"] == true) {
-        (Some(0), _) => "done: 0 left".into(),
-        (Some(cut), _) => format!("done: {cut} cut"),
-        (None, true) if left == 0 => "done: 0 left".into(),
-        (None, true) => "done: the deadline has passed".into(),
-        (None, false) => format!("{left} flows left, {} slots unsettled", drain["slots_unsettled"]),
+    match drain["ended"].as_str() {
+        Some(ended) => format!("done: {ended}"),
+        None => drain_progress(drain),
+    }
+}
+
+/// What a drain that goes on waits for.
+pub fn drain_progress(drain: &Value) -> String {
+    let live = drain["live_flows"].as_u64().unwrap_or(0);
+    let wait = drain["exact_after_seconds"].as_u64().unwrap_or(0);
+    match drain["exact"] == true {
+        true => format!("{live} flows left"),
+        false if wait > 0 => format!("{live} flows seen so far, all are known in {wait} s"),
+        false => format!("{live} flows seen so far"),
     }
 }
 
@@ -145,6 +205,27 @@ pub fn deleted(answer: &Value) -> String {
         "deleted in generation {}: {} remembered flows cut\n",
         answer["generation"], answer["tracked_flows_cut"]
     )
+}
+
+/// The answer to an order with `--dry-run`.
+pub fn dry_run(answer: &Value) -> String {
+    let flows = |one: &Value| match one["exact"] == true {
+        true => word(&one["live_flows"]),
+        false => format!("at least {}", one["live_flows"]),
+    };
+    let rows = items(answer, "services").map(|service| {
+        vec![
+            word(&service["name"]),
+            format!("{} of {}", service["slots_moved"], service["slots"]),
+            flows(service),
+        ]
+    });
+    let sum = format!(
+        "nothing was changed; the order would move {} slots and touch {} live flows\n",
+        answer["slots_moved"],
+        flows(answer)
+    );
+    format!("{sum}{}", table(&["SERVICE", "SLOTS MOVED", "LIVE FLOWS"], rows))
 }
 
 /// `status`.
@@ -163,7 +244,10 @@ pub fn status(answer: &Value) -> String {
         ("services", word(&answer["services"])),
         (
             "backends",
-            format!("{} up, {} draining, {} down", backends["up"], backends["draining"], backends["down"]),
+            format!(
+                "{} up, {} standby, {} draining, {} down",
+                backends["up"], backends["standby"], backends["draining"], backends["down"]
+            ),
         ),
         (
             "flow table",
@@ -189,7 +273,8 @@ pub fn interfaces(answer: &Value) -> String {
 /// `counters`.
 pub fn counters(answer: &Value) -> String {
     let row = |name: String, counters: &Value| {
-        let counts = ["packets", "bytes", "new_flows", "refused_flows"].map(|key| word(&counters[key]));
+        let counts =
+            ["packets", "bytes", "new_flows", "refused_flows", "overflowed"].map(|key| word(&counters[key]));
         [vec![name], counts.to_vec()].concat()
     };
     let rows = items(answer, "services").flat_map(|service| {
@@ -197,7 +282,7 @@ pub fn counters(answer: &Value) -> String {
             .map(move |backend| row(format!("  {}", place(backend)), &backend["counters"]));
         std::iter::once(row(word(&service["name"]), &service["counters"])).chain(backends)
     });
-    table(&["SERVICE", "PACKETS", "BYTES", "NEW FLOWS", "REFUSED"], rows)
+    table(&["SERVICE", "PACKETS", "BYTES", "NEW FLOWS", "REFUSED", "OVERFLOWED"], rows)
 }
 
 /// `reasons`.

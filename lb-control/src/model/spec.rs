@@ -2,6 +2,7 @@
 //! validated types. Pure. Every rule that one service can break by itself is checked here.
 
 mod backend;
+mod choice;
 mod health_check;
 mod names;
 mod quic;
@@ -12,7 +13,10 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 pub use backend::BackendSpec;
 pub use health_check::HealthCheckSpec;
-pub use names::{FragmentsName, HealthName, ModeName, OnFailureName, ProbeName, ProtocolName, SchemeName};
+pub use names::{
+    AlgorithmName, FragmentsName, HealthName, ModeName, OnDeadlineName, OnFailureName, ProbeName,
+    ProtocolName, SchemeName, TrackingName,
+};
 pub use quic::{QuicSpec, ServerIdSpec};
 pub use service::ServiceSpec;
 

@@ -76,7 +76,7 @@ impl Planner<'_> {
             .map(|(id, backend, _)| Candidate {
                 id,
                 identity: maglev::identity(backend.address, backend.port),
-                weight: backend.weight,
+                weight: backend.share,
             });
         let candidates = candidates.collect();
         let serving: BTreeSet<BackendId> =

@@ -19,7 +19,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
-use crate::model::{Desired, Drain, Service, ServiceSpec};
+use crate::model::{Desired, Drain, OnDeadline, OnDeadlineName, Service, ServiceSpec};
 
 const SCHEMA: u64 = 1;
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("portcullis");
@@ -47,6 +47,13 @@ struct Record {
 struct DrainRecord {
     since_unix_seconds: u64,
     deadline_unix_seconds: Option<u64>,
+    #[serde(default = "resteer")]
+    on_deadline: OnDeadlineName,
+}
+
+/// Drains of before there was a choice.
+fn resteer() -> OnDeadlineName {
+    OnDeadline::Resteer.into()
 }
 
 impl Embedded {
@@ -140,8 +147,9 @@ fn write(database: &Database, desired: &Desired, changed: &[String]) -> Result<(
 
 fn record(service: &Service) -> Vec<u8> {
     let drains = service.backends.iter().filter_map(|(at, backend)| {
-        let Drain { since_unix_seconds, deadline_unix_seconds } = backend.draining?;
-        Some((*at, DrainRecord { since_unix_seconds, deadline_unix_seconds }))
+        let Drain { since_unix_seconds, deadline_unix_seconds, on_deadline } = backend.draining?;
+        let on_deadline = on_deadline.into();
+        Some((*at, DrainRecord { since_unix_seconds, deadline_unix_seconds, on_deadline }))
     });
     let record = Record { service: service.spec(), drains: drains.collect() };
     serde_json::to_vec(&record).unwrap_or_else(|_| unreachable!("its keys are strings"))
@@ -183,9 +191,10 @@ fn parse(value: &[u8]) -> Result<Service, String> {
         let rules = errors.iter().map(|error| format!("{} {}", error.field, error.rule));
         rules.collect::<Vec<_>>().join("; ")
     })?;
-    for (at, DrainRecord { since_unix_seconds, deadline_unix_seconds }) in record.drains {
+    for (at, DrainRecord { since_unix_seconds, deadline_unix_seconds, on_deadline }) in record.drains {
         let backend = service.backends.get_mut(&at).ok_or(format!("a drain of {at}, which is no backend"))?;
-        backend.draining = Some(Drain { since_unix_seconds, deadline_unix_seconds });
+        let on_deadline = on_deadline.into();
+        backend.draining = Some(Drain { since_unix_seconds, deadline_unix_seconds, on_deadline });
     }
     Ok(service)
 }

@@ -30,6 +30,8 @@ pub fn backend(id: u32, state: BackendState) -> TargetBackend {
         address: Address::from_ipv4([10, 1, (id >> 8) as u8, id as u8]),
         port: Port::new(8_080),
         weight: 1,
+        share: 1,
+        resets: false,
         state,
         next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 0, (id >> 8) as u8, id as u8]), interface: 0 }),
     }

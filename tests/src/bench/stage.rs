@@ -355,6 +355,8 @@ fn target(ifindex: u32) -> Target {
                 address: to_map(row::backend(mode, family, number).ip()),
                 port: Port::new(row::backend(mode, family, number).port()),
                 weight: 1,
+                share: 1,
+                resets: false,
                 state: BackendState::Up,
                 next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 0, 1, number]), interface: 0 }),
             })

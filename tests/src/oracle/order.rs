@@ -188,6 +188,8 @@ fn service(random: &mut Random, key: ServiceKey, v6: bool, number: u16) -> Targe
                 address: address(backend(family, number, index)),
                 port,
                 weight: 1,
+                share: 1,
+                resets: false,
                 state: *random.pick(&[
                     BackendState::Up,
                     BackendState::Up,

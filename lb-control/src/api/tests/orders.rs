@@ -116,6 +116,76 @@ async fn fragments_go_from_drop_to_pass_on_a_live_service() {
 }
 
 #[tokio::test]
+async fn the_choice_of_backends_changes_on_a_live_service() {
+    let api = Api::with_shop().await;
+    let shop = "/v1/services/shop";
+    let patch = async |fields: Value| api.send("PATCH", shop, fields).await.json();
+    assert_eq!(api.send("GET", shop, None).await.json()["tracking"], "on-change");
+    let least = patch(json!({"algorithm": "least-connections"})).await;
+    assert_eq!(
+        (&least["algorithm"], &least["tracking"]),
+        (&json!("least-connections"), &json!("every-flow"))
+    );
+    let backend = "/v1/services/shop/backends/10.1.0.2:8080";
+    let capped = api.send("PATCH", backend, json!({"max_connections": 5, "priority": 2})).await.json();
+    assert_eq!((&capped["max_connections"], &capped["priority"]), (&json!(5), &json!(2)));
+    assert_eq!(capped["status"]["state"], "standby", "the first group is enough");
+    assert_eq!(patch(json!({"min_active_backends": 2})).await["backends"][1]["status"]["state"], "up");
+    let sent_back = api.send("PUT", shop, api.send("GET", shop, None).await.json()).await;
+    assert_eq!(sent_back.status, 200, "{}", sent_back.text);
+    // The cap still asks for it.
+    assert_eq!(patch(json!({"algorithm": null})).await["tracking"], "every-flow");
+    api.send("PATCH", backend, json!({"max_connections": null})).await;
+    let all = json!({"affinity_seconds": 30, "client_prefix": 24, "slow_start_seconds": 9, "panic_threshold_percent": 40});
+    let shown = patch(all.clone()).await;
+    for (key, value) in all.as_object().unwrap() {
+        assert_eq!(&shown[key], value, "{key}");
+    }
+    assert_eq!(patch(json!({"affinity_seconds": 0, "client_prefix": null})).await["tracking"], "on-change");
+}
+
+#[tokio::test]
+async fn clients_of_a_source_hash_stay() {
+    let api = Api::new();
+    let mut service = shop();
+    (service["algorithm"], service["client_prefix"]) = ("source-hash".into(), 24.into());
+    assert_eq!(api.send("POST", "/v1/services", service).await.json()["tracking"], "on-change");
+    for (patch, expected) in [
+        (
+            json!({"algorithm": "maglev", "client_prefix": null}),
+            "algorithm: cannot change to or from source-hash",
+        ),
+        (json!({"client_prefix": 16}), "client_prefix: cannot change with algorithm source-hash"),
+        (json!({"client_prefix": null}), "client_prefix: cannot change with algorithm source-hash"),
+    ] {
+        let refused = api.send("PATCH", "/v1/services/shop", patch.clone()).await;
+        assert_eq!(refused.status, 422, "{patch}");
+        assert!(refused.errors()[0].starts_with(expected), "{patch}: {}", refused.text);
+    }
+    let patch = json!({"tracking": "every-flow", "affinity_seconds": 60});
+    assert_eq!(api.send("PATCH", "/v1/services/shop", patch).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_drain_with_resets_is_for_tcp_and_is_shown() {
+    let api = Api::with_shop().await;
+    let mut dns = shop();
+    (dns["name"], dns["port"], dns["protocol"]) = ("dns".into(), 53.into(), "udp".into());
+    dns["backends"] = json!([{"address": "10.1.0.7"}]);
+    assert_eq!(api.send("POST", "/v1/services", dns).await.status, 201);
+    let order = |deadline: u64| json!({"on_deadline": "reset", "deadline_seconds": deadline});
+    let udp = api.send("POST", "/v1/services/dns/backends/10.1.0.7:53/drain", order(9)).await;
+    assert_eq!(udp.errors(), ["on_deadline: must be resteer: udp has no resets"]);
+    let drain = "/v1/services/shop/backends/10.1.0.2:8080/drain";
+    let begun = api.send("POST", drain, order(9)).await.json();
+    assert_eq!(
+        (&begun["status"]["drain"]["on_deadline"], &begun["status"]["state"]),
+        (&json!("reset"), &json!("draining"))
+    );
+    assert_eq!(api.send("POST", drain, order(0)).await.json()["status"]["state"], "cut");
+}
+
+#[tokio::test]
 async fn a_drain_ends_in_a_proof() {
     let api = Api::with_shop().await;
     let backend = "/v1/services/shop/backends/10.1.0.2:8080";

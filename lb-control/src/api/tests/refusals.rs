@@ -211,6 +211,35 @@ async fn changes_of_what_is_live() {
             422,
             "deadline_seconds: must be".into(),
         ),
+        (
+            "POST",
+            "/v1/services/shop/backends/10.1.0.2:8080/drain",
+            json!({"on_deadline": "reset"}),
+            422,
+            "on_deadline: is for a drain with deadline_seconds".into(),
+        ),
+        (
+            "POST",
+            "/v1/services/shop/backends/10.1.0.2:8080/drain",
+            json!({"on_deadline": "cut", "deadline_seconds": 1}),
+            422,
+            "on_deadline: unknown variant `cut`".into(),
+        ),
+        (
+            "PATCH",
+            "/v1/services/shop",
+            json!({"algorithm": "source-hash"}),
+            422,
+            "algorithm: cannot change to or from source-hash on a live service, whose clients would all go"
+                .into(),
+        ),
+        (
+            "PATCH",
+            backend,
+            json!({"max_connections": 5}),
+            422,
+            "max_connections: needs tracking every-flow".into(),
+        ),
     ] {
         let before = api.desired.current();
         let answer = api.send(method, path, body.clone()).await;

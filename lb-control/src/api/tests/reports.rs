@@ -11,7 +11,7 @@ async fn reports() {
     let get = async |path: &str| api.send("GET", path, None).await;
     let status = get("/v1/status").await.json();
     assert_eq!((&status["generation"], &status["installed"]), (&json!(1), &json!(true)));
-    assert_eq!(status["backends"], json!({"up": 2, "draining": 0, "down": 0}));
+    assert_eq!(status["backends"], json!({"up": 2, "standby": 0, "draining": 0, "down": 0}));
     assert_eq!(status["interfaces"][0]["mode"], "driver");
     assert_eq!(status["flow_table"], json!({"capacity": 1024, "entries": 3, "refused": 1}));
     let counters = get("/v1/counters").await.json();
@@ -70,7 +70,7 @@ async fn the_openapi_document_describes_the_routes_and_fields() {
     let status = api.send("GET", "/v1/status", None).await.json();
     let check = json!({"host": "", "port": 1});
     for (schema, shown, hidden) in [
-        ("Service", &service, json!({"ports": "", "mss": 0, "quic": {}})),
+        ("Service", &service, json!({"ports": "", "mss": 0, "quic": {}, "client_prefix": 0})),
         ("Quic", &json!({"scheme": "quic-lb"}), json!({"config_id": 0, "server_id_length": 0})),
         ("ServiceStatus", &service["status"], json!({"tracked_flows_cut": 0})),
         ("HealthCheck", &service["health_check"], check),

@@ -30,6 +30,33 @@ pub struct ServiceFlags {
     /// dsr-ipip, dsr-gue: likewise, through an IP or a UDP tunnel; backends may be anywhere and of either family.
     #[arg(long, verbatim_doc_comment)]
     pub mode: Option<String>,
+    /// How a backend is chosen for a new flow: maglev (default), source-hash, round-robin, random, least-connections,
+    /// least-response-time or power-of-two.
+    ///
+    /// maglev: by the hash of the flow; remembers only what a change of the backends could break.
+    /// source-hash: by the hash of the client's network; cannot be changed later.
+    /// The others remember every flow: round-robin and random spread flows, least-connections and power-of-two look at
+    /// live connections, least-response-time at response times too.
+    #[arg(long, verbatim_doc_comment)]
+    pub algorithm: Option<String>,
+    /// on-change or every-flow: what is remembered; by default what the rest needs.
+    #[arg(long, value_name = "WHAT")]
+    pub tracking: Option<String>,
+    /// With source-hash or --affinity: clients go together that share so many bits of their address.
+    #[arg(long, value_name = "BITS")]
+    pub client_prefix: Option<u8>,
+    /// Keeps a client on its backend until it sent nothing for so long.
+    #[arg(long, value_name = "SECONDS")]
+    pub affinity: Option<u32>,
+    /// Gives a backend that returns, or is added, its whole share only after so long.
+    #[arg(long, value_name = "SECONDS")]
+    pub slow_start: Option<u32>,
+    /// Ignores health while less than this share of the backends is healthy.
+    #[arg(long, value_name = "PERCENT")]
+    pub panic_threshold: Option<u8>,
+    /// Lets the next group of backends join while fewer than this are healthy; 1 by default.
+    #[arg(long, value_name = "N")]
+    pub min_active: Option<u32>,
     /// UDP only: remembers nothing, every packet goes where the table says.
     #[arg(long)]
     pub connectionless: bool,
@@ -68,8 +95,8 @@ pub struct ServiceFlags {
     #[arg(long, value_name = "WHAT")]
     pub on_failure: Option<String>,
     /// A backend, like 10.1.0.2:8080, [2001:db8::2]:8080 or 10.1.0.2,weight=2,server_id=0a1b; may be given many
-    /// times.
-    #[arg(long = "backend", value_name = "ADDRESS[:PORT][,weight=N][,server_id=HEX]")]
+    /// times. Beside weight and server_id: max_connections=N, priority=N and fallback.
+    #[arg(long = "backend", value_name = "ADDRESS[:PORT][,weight=N][,…]")]
     pub backends: Vec<String>,
     /// Checks backends by opening a connection.
     #[arg(long, conflicts_with = "check_http")]
@@ -95,4 +122,47 @@ pub struct ServiceFlags {
     /// The port to check, where it is not the backend's own; needed with --ports.
     #[arg(long, value_name = "PORT")]
     pub check_port: Option<u16>,
+}
+
+/// What may be said of a backend beside its address. What is not given is left to the controller's defaults.
+#[derive(Args, Debug, Default, PartialEq)]
+pub struct BackendFlags {
+    /// Its share of new flows relative to the others'; 1 by default, 0 takes none.
+    #[arg(long)]
+    pub weight: Option<u32>,
+    /// So many live connections it takes; more go to others. 0: any number. Needs tracking every-flow.
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<u32>,
+    /// Its group, 0 to 15: the next one joins while too few of those before are healthy.
+    #[arg(long, value_name = "N")]
+    pub priority: Option<u8>,
+    /// Serves only when no other backend is healthy.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fallback: Option<bool>,
+    /// Its id in QUIC connection ids, in hexadecimal, like 0a1b.
+    #[arg(long, value_name = "HEX")]
+    pub server_id: Option<String>,
+}
+
+impl BackendFlags {
+    /// The names of all of them.
+    pub const ALL: [&str; 5] = ["weight", "max_connections", "priority", "fallback", "server_id"];
+
+    /// Takes what is written like `weight=2` or `fallback`; whether it is one of them.
+    pub fn take(&mut self, text: &str) -> bool {
+        let (key, value) = text.split_once('=').unwrap_or((text, "true"));
+        match key {
+            "weight" => set(&mut self.weight, value),
+            "max_connections" => set(&mut self.max_connections, value),
+            "priority" => set(&mut self.priority, value),
+            "fallback" => set(&mut self.fallback, value),
+            "server_id" => set(&mut self.server_id, value),
+            _ => false,
+        }
+    }
+}
+
+fn set<T: std::str::FromStr>(field: &mut Option<T>, text: &str) -> bool {
+    *field = text.parse().ok();
+    field.is_some()
 }

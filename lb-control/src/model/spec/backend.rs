@@ -8,9 +8,12 @@ use std::{
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{Errors, ModeName, ServerIdSpec};
-use crate::model::{Backend, FieldError, Health, Mode, Service, address::place};
+use crate::model::{Backend, FieldError, FragmentPolicy, Health, Mode, Service, Tracking, address::place};
 
 const WEIGHT_MAX: u32 = 1_000;
+/// As many as the largest flow table holds flows.
+const CONNECTIONS_MAX: u32 = 64 << 20;
+const PRIORITY_MAX: u32 = 15;
 
 /// A backend as clients write it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,15 @@ pub struct BackendSpec {
     /// Its share of new flows relative to the others'; 1 by default.
     #[serde(default = "weight")]
     pub weight: u32,
+    /// So many live connections it takes; any number by default.
+    #[serde(default)]
+    pub max_connections: u32,
+    /// Its group; 0, the first, by default.
+    #[serde(default)]
+    pub priority: u8,
+    /// Of the last group; no by default.
+    #[serde(default)]
+    pub fallback: bool,
     /// Its id in QUIC connection ids; without one it is reached by the hash only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_id: Option<ServerIdSpec>,
@@ -57,6 +69,9 @@ impl Backend {
             address: at.ip(),
             port: (at.port() != 0).then_some(at.port()),
             weight: self.weight,
+            max_connections: self.max_connections,
+            priority: self.priority,
+            fallback: self.fallback,
             server_id: self.server_id.and_then(|id| Some(service.quic?.server_id(id))),
             read_only_generation: IgnoredAny,
             read_only_status: IgnoredAny,
@@ -116,9 +131,41 @@ impl Errors {
             (None, _) => {}
         }
         self.range(field("weight"), spec.weight, 0..=WEIGHT_MAX);
+        self.range(field("priority"), spec.priority.into(), 0..=PRIORITY_MAX);
+        if spec.fallback && spec.priority != 0 {
+            self.add(field("priority"), "must be left out beside fallback: fallbacks are the last group");
+        }
+        self.max_connections(field("max_connections"), spec.max_connections, service);
         let server_id = self.server_id(&field("server_id"), spec.server_id.as_ref(), service.quic);
         let at =
             SocketAddr::new(spec.address, service.ports.single().map_or(0, |port| spec.port.unwrap_or(port)));
-        (at, Backend { weight: spec.weight, server_id, draining: None, health: Health::Unknown })
+        let backend = Backend {
+            weight: spec.weight,
+            max_connections: spec.max_connections,
+            priority: spec.priority,
+            fallback: spec.fallback,
+            server_id,
+            draining: None,
+            health: Health::Unknown,
+            up_since_unix: None,
+        };
+        (at, backend)
+    }
+
+    fn max_connections(&mut self, field: String, most: u32, service: &Service) {
+        self.range(&field, most, 0..=CONNECTIONS_MAX);
+        if most == 0 {
+            return;
+        }
+        if service.fragments == FragmentPolicy::ByAddress {
+            self.add(
+                field,
+                "must be left out beside fragments by-address, where clients and not connections go",
+            );
+        } else if service.tracking == Tracking::OnChange {
+            self.add(field, "needs tracking every-flow: what is not remembered is not counted");
+        } else if service.is_connectionless() {
+            self.add(field, "must be left out of a connectionless service, which counts nothing");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{FragmentPolicy, Health, Mode, OnFailure, Protocol};
+use crate::model::{Algorithm, FragmentPolicy, Health, Mode, OnDeadline, OnFailure, Protocol, Tracking};
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident = $model:ident { $($variant:ident = $text:literal),* $(,)? }) => {
@@ -47,6 +47,22 @@ names! {
     }
 }
 names! {
+    /// An [`Algorithm`] in JSON.
+    AlgorithmName = Algorithm {
+        Maglev = "maglev",
+        SourceHash = "source-hash",
+        RoundRobin = "round-robin",
+        Random = "random",
+        LeastConnections = "least-connections",
+        LeastResponseTime = "least-response-time",
+        PowerOfTwo = "power-of-two",
+    }
+}
+names! {
+    /// An [`OnDeadline`] in JSON.
+    OnDeadlineName = OnDeadline { Resteer = "resteer", Reset = "reset" }
+}
+names! {
     /// A [`FragmentPolicy`] in JSON.
     FragmentsName = FragmentPolicy { Drop = "drop", Pass = "pass", ByAddress = "by-address" }
 }
@@ -57,6 +73,35 @@ names! {
 names! {
     /// A [`Health`] in JSON.
     HealthName = Health { Unknown = "unknown", Up = "up", Down = "down" }
+}
+
+/// A [`Tracking`] in JSON; `connectionless` is a field of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum TrackingName {
+    OnChange,
+    EveryFlow,
+}
+
+impl TrackingName {
+    /// The word in JSON, where there is one.
+    pub const fn of(tracking: Tracking) -> Option<Self> {
+        match tracking {
+            Tracking::OnChange => Some(Self::OnChange),
+            Tracking::EveryFlow => Some(Self::EveryFlow),
+            Tracking::Connectionless => None,
+        }
+    }
+}
+
+impl From<TrackingName> for Tracking {
+    fn from(name: TrackingName) -> Self {
+        match name {
+            TrackingName::OnChange => Self::OnChange,
+            TrackingName::EveryFlow => Self::EveryFlow,
+        }
+    }
 }
 
 /// The kind of a [`crate::model::Probe`] in JSON.

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
-    BackendSpec, Errors, FragmentsName, HealthCheckSpec, ModeName, OnFailureName, ProtocolName, QuicSpec,
+    AlgorithmName, BackendSpec, Errors, FragmentsName, HealthCheckSpec, ModeName, OnFailureName,
+    ProtocolName, QuicSpec, TrackingName,
 };
 use crate::model::{
-    Backend, FieldError, FragmentPolicy, HealthCheck, Mode, Network, Ports, Protocol, Quic, Service, object,
+    FieldError, FragmentPolicy, HealthCheck, Mode, Network, Ports, Protocol, Quic, Service, object,
 };
 
 const NAME_LENGTH_MAX: usize = 63;
@@ -41,9 +42,30 @@ pub struct ServiceSpec<B = BackendSpec> {
     /// `nat` by default.
     #[serde(default = "nat")]
     pub mode: ModeName,
+    /// `maglev` by default.
+    #[serde(default = "maglev")]
+    pub algorithm: AlgorithmName,
+    /// By default `on-change`, or `every-flow` where something asks for it; not for a connectionless service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<TrackingName>,
     /// UDP only: nothing is remembered.
     #[serde(default)]
     pub connectionless: bool,
+    /// All bits by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_prefix: Option<u8>,
+    /// None by default.
+    #[serde(default)]
+    pub affinity_seconds: u32,
+    /// None by default.
+    #[serde(default)]
+    pub slow_start_seconds: u32,
+    /// Off by default.
+    #[serde(default)]
+    pub panic_threshold_percent: u8,
+    /// 1 by default.
+    #[serde(default = "one")]
+    pub min_active_backends: u32,
     /// 300 for TCP, 60 for UDP by default.
     #[serde(default)]
     pub flow_idle_seconds: Option<u32>,
@@ -81,6 +103,12 @@ pub struct ServiceSpec<B = BackendSpec> {
     read_only_status: IgnoredAny,
 }
 
+fn maglev() -> AlgorithmName {
+    AlgorithmName::Maglev
+}
+fn one() -> u32 {
+    1
+}
 fn tcp() -> ProtocolName {
     ProtocolName::Tcp
 }
@@ -100,6 +128,12 @@ impl ServiceSpec {
         let port = if self.ports.is_some() { None } else { backend.port.or(self.port) };
         SocketAddr::new(backend.address, port.unwrap_or(0))
     }
+
+    /// Leaves out what is only spelled out because it follows from the rest, so that it follows from what a patch says.
+    pub fn without_consequences(self) -> Self {
+        let tracking = self.tracking.filter(|tracking| *tracking != self.tracking_default());
+        Self { tracking, ..self }
+    }
 }
 
 impl Service {
@@ -109,9 +143,8 @@ impl Service {
         errors.name(&spec.name);
         let (address, ports) = (errors.network(spec), errors.ports(spec));
         let protocol: Protocol = spec.protocol.into();
-        if spec.connectionless && protocol != Protocol::Udp {
-            errors.add("connectionless", "is for udp: a tcp flow is a connection");
-        }
+        let tracking = errors.tracking(spec);
+        errors.choice(spec);
         let idle_default = if protocol == Protocol::Tcp { 300 } else { 60 };
         let flow_idle_seconds = spec.flow_idle_seconds.unwrap_or(idle_default);
         errors.range("flow_idle_seconds", flow_idle_seconds, 1..=FLOW_IDLE_SECONDS_MAX);
@@ -123,7 +156,13 @@ impl Service {
             ports,
             protocol,
             mode: spec.mode.into(),
-            connectionless: spec.connectionless,
+            algorithm: spec.algorithm.into(),
+            tracking,
+            client_prefix: spec.client_prefix.unwrap_or(Network::bits_max(address.address)),
+            affinity_seconds: spec.affinity_seconds,
+            slow_start_seconds: spec.slow_start_seconds,
+            panic_threshold_percent: spec.panic_threshold_percent,
+            min_active_backends: spec.min_active_backends,
             flow_idle_seconds,
             fragments: spec.fragments.into(),
             answer_arp: spec.answer_arp.unwrap_or(address.is_host()),
@@ -138,8 +177,13 @@ impl Service {
         errors.done(service)
     }
 
-    /// What clients would have written, with every default spelled out; `backend` writes a backend.
-    pub fn spec_with<B>(&self, backend: impl Fn(&SocketAddr, &Backend) -> B) -> ServiceSpec<B> {
+    /// What clients would have written, with every default spelled out.
+    pub fn spec(&self) -> ServiceSpec {
+        self.spec_with(self.backends.iter().map(|(at, backend)| backend.spec(at, self)).collect())
+    }
+
+    /// Likewise, with backends as `backends` has them.
+    pub fn spec_with<B>(&self, backends: Vec<B>) -> ServiceSpec<B> {
         let port = self.ports.single();
         ServiceSpec {
             name: self.name.clone(),
@@ -148,7 +192,15 @@ impl Service {
             ports: port.is_none().then_some(self.ports),
             protocol: self.protocol.into(),
             mode: self.mode.into(),
-            connectionless: self.connectionless,
+            algorithm: self.algorithm.into(),
+            tracking: TrackingName::of(self.tracking),
+            connectionless: self.is_connectionless(),
+            client_prefix: Some(self.client_prefix)
+                .filter(|bits| *bits < Network::bits_max(self.address.address)),
+            affinity_seconds: self.affinity_seconds,
+            slow_start_seconds: self.slow_start_seconds,
+            panic_threshold_percent: self.panic_threshold_percent,
+            min_active_backends: self.min_active_backends,
             flow_idle_seconds: Some(self.flow_idle_seconds),
             fragments: self.fragments.into(),
             answer_arp: Some(self.answer_arp),
@@ -157,15 +209,10 @@ impl Service {
             quic: self.quic.as_ref().map(Quic::spec),
             on_failure: self.on_failure.into(),
             health_check: self.health_check.as_ref().map(HealthCheck::spec),
-            backends: self.backends.iter().map(|(at, one)| backend(at, one)).collect(),
+            backends,
             read_only_generation: IgnoredAny,
             read_only_status: IgnoredAny,
         }
-    }
-
-    /// See [`Service::spec_with`].
-    pub fn spec(&self) -> ServiceSpec {
-        self.spec_with(|at, backend| backend.spec(at, self))
     }
 }
 

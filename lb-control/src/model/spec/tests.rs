@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Network, Ports, Quic, Service};
+use crate::model::{Network, Ports, Quic, Service, Tracking};
 
 /// A good service with `patch` laid over its fields.
 fn patched(base: Value, patch: &str) -> Result<Service, Vec<String>> {
@@ -260,6 +260,136 @@ fn server_ids() {
     assert_eq!(errors, [FieldError::new("server_id", "is the server id of 10.1.0.1:443 too")]);
 }
 
+fn udp() -> Value {
+    json!({ "name": "a", "address": "10.0.0.1", "port": 53, "protocol": "udp", "backends": [{ "address": "10.1.0.1" }] })
+}
+
+#[test]
+fn choices_that_make_no_sense() {
+    const WHOSE: &str = "whose choice no packet shows";
+    for algorithm in ["round-robin", "random", "least-connections", "least-response-time", "power-of-two"] {
+        refused(
+            ipv4,
+            &[
+                (
+                    &format!(r#"{{"algorithm": "{algorithm}", "tracking": "on-change"}}"#),
+                    &format!("tracking: must be every-flow for algorithm {algorithm}, {WHOSE}"),
+                ),
+                (
+                    &format!(r#"{{"algorithm": "{algorithm}", "fragments": "by-address"}}"#),
+                    "algorithm: must be left out beside fragments by-address, where the addresses alone decide",
+                ),
+            ],
+        );
+        let patch = format!(r#"{{"algorithm": "{algorithm}", "connectionless": true}}"#);
+        refused(
+            udp,
+            &[(&patch, &format!("connectionless: must not stand beside algorithm {algorithm}, {WHOSE}"))],
+        );
+    }
+    refused(
+        ipv4,
+        &[
+            (r#"{"algorithm": "least"}"#, "unknown variant `least`"),
+            (r#"{"tracking": "none"}"#, "unknown variant `none`"),
+            (r#"{"algorithm": "source-hash", "fragments": "by-address"}"#, "algorithm: must be left out"),
+            (r#"{"tracking": "every-flow", "fragments": "by-address"}"#, "tracking: must be left out"),
+            (r#"{"affinity_seconds": 9, "fragments": "by-address"}"#, "affinity_seconds: must be left out"),
+            (
+                r#"{"algorithm": "source-hash", "mode": "full-nat", "tracking": "on-change"}"#,
+                "tracking: must be every-flow for algorithm source-hash in mode full-nat",
+            ),
+            (
+                r#"{"affinity_seconds": 9, "tracking": "on-change"}"#,
+                "tracking: must be every-flow for affinity_seconds, which remembers clients",
+            ),
+            (r#"{"affinity_seconds": 86401}"#, "affinity_seconds: must be 0 to 86400"),
+            (r#"{"client_prefix": 24}"#, "client_prefix: is for algorithm source-hash, or beside"),
+            (r#"{"client_prefix": 33, "algorithm": "source-hash"}"#, "client_prefix: must be 1 to 32"),
+            (r#"{"client_prefix": 0, "affinity_seconds": 9}"#, "client_prefix: must be 1 to 32"),
+            (r#"{"slow_start_seconds": 3601}"#, "slow_start_seconds: must be 0 to 3600"),
+            (r#"{"panic_threshold_percent": 101}"#, "panic_threshold_percent: must be 0 to 100"),
+            (r#"{"min_active_backends": 0}"#, "min_active_backends: must be 1 to"),
+        ],
+    );
+    refused(
+        ipv6,
+        &[(r#"{"client_prefix": 129, "algorithm": "source-hash"}"#, "client_prefix: must be 1 to 128")],
+    );
+    refused(
+        udp,
+        &[
+            (
+                r#"{"connectionless": true, "tracking": "on-change"}"#,
+                "tracking: must be left out beside connectionless, which remembers nothing",
+            ),
+            (
+                r#"{"connectionless": true, "affinity_seconds": 9}"#,
+                "connectionless: must not stand beside affinity_seconds, which remembers clients",
+            ),
+        ],
+    );
+    refused(
+        quic,
+        &[
+            (r#"{"algorithm": "source-hash"}"#, "algorithm: must be left out beside quic"),
+            (r#"{"affinity_seconds": 9}"#, "affinity_seconds: must be left out beside quic"),
+        ],
+    );
+    let every = patched(
+        udp(),
+        r#"{"connectionless": true, "tracking": "every-flow", "algorithm": "random", "slow_start_seconds": 9999}"#,
+    );
+    assert_eq!(every.unwrap_err().len(), 3, "all broken rules are told at once");
+}
+
+#[test]
+fn groups_and_caps_of_backends() {
+    let backends =
+        |fields: &str, more: &str| format!(r#"{{"backends": [{{"address": "10.1.0.1", {fields}}}]{more}}}"#);
+    let rows = [
+        (backends(r#""priority": 16"#, ""), "backends[0].priority: must be 0 to 15"),
+        (
+            backends(r#""priority": 1, "fallback": true"#, ""),
+            "backends[0].priority: must be left out beside fallback: fallbacks are the last group",
+        ),
+        (
+            backends(r#""max_connections": 67108865"#, ""),
+            "backends[0].max_connections: must be 0 to 67108864",
+        ),
+        (
+            backends(r#""max_connections": 9"#, r#", "tracking": "on-change""#),
+            "backends[0].max_connections: needs tracking every-flow: what is not remembered is not counted",
+        ),
+        (
+            backends(r#""max_connections": 9"#, r#", "fragments": "by-address""#),
+            "backends[0].max_connections: must be left out beside fragments by-address",
+        ),
+        (
+            backends(r#""max_connections": 9"#, r#", "connectionless": true, "protocol": "udp""#),
+            "backends[0].max_connections: must be left out of a connectionless service, which counts nothing",
+        ),
+    ];
+    for (patch, expected) in &rows {
+        refused(ipv4, &[(patch, expected)]);
+    }
+    let capped = patched(ipv4(), &backends(r#""max_connections": 9, "priority": 15"#, "")).unwrap();
+    assert_eq!(capped.tracking, Tracking::EveryFlow, "a cap asks for it");
+    let spec: BackendSpec =
+        serde_json::from_value(json!({ "address": "10.1.0.2", "max_connections": 1 })).unwrap();
+    let errors = crate::model::Backend::new(&spec, &patched(ipv4(), "{}").unwrap()).unwrap_err();
+    assert_eq!(errors[0].field, "max_connections");
+}
+
+/// A patch of one field changes what follows from it.
+#[test]
+fn tracking_follows_unless_it_was_chosen() {
+    let base = |patch: &str| patched(ipv4(), patch).unwrap().spec().without_consequences().tracking;
+    assert_eq!(base("{}"), None);
+    assert_eq!(base(r#"{"algorithm": "random"}"#), None);
+    assert_eq!(base(r#"{"tracking": "every-flow"}"#), Some(TrackingName::EveryFlow));
+}
+
 /// What is shown and stored makes the same service again.
 #[test]
 fn a_service_is_what_its_spec_says() {
@@ -270,6 +400,15 @@ fn a_service_is_what_its_spec_says() {
         (ipv4, r#"{"address": "203.0.113.0/24", "mode": "dsr-ipip", "backends": [{"address": "fd00::1"}]}"#),
         (ipv6, r#"{"address": "2001:db8:1::/64", "mode": "dsr-gue", "port": null, "ports": "any"}"#),
         (ipv6, r#"{"mode": "dsr-l2", "fragments": "by-address", "answer_arp": false}"#),
+        (ipv4, r#"{"algorithm": "source-hash", "client_prefix": 24, "tracking": "every-flow"}"#),
+        (ipv6, r#"{"algorithm": "least-connections", "affinity_seconds": 60, "client_prefix": 64}"#),
+        (
+            ipv4,
+            r#"{"slow_start_seconds": 30, "panic_threshold_percent": 50, "min_active_backends": 2, "backends": [
+                {"address": "10.1.0.1", "max_connections": 9, "priority": 3}, {"address": "10.1.0.2", "fallback": true}
+            ]}"#,
+        ),
+        (udp, r#"{"connectionless": true, "algorithm": "source-hash"}"#),
         (quic, "{}"),
         (quic, r#"{"quic": {"scheme": "katran-v1"}, "backends": [{"address": "10.1.0.1", "server_id": 7}]}"#),
         (

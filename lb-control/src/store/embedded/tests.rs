@@ -11,7 +11,8 @@ fn shop() -> Desired {
         "backends": [{ "address": "10.1.0.1" }, { "address": "10.1.0.2", "weight": 0 }],
     }));
     let mut service = Service::new(&spec.unwrap()).unwrap();
-    let drain = Drain { since_unix_seconds: 5, deadline_unix_seconds: Some(9) };
+    let drain =
+        Drain { since_unix_seconds: 5, deadline_unix_seconds: Some(9), on_deadline: OnDeadline::Reset };
     service.backends.get_mut(&"10.1.0.2:80".parse().unwrap()).unwrap().draining = Some(drain);
     let services = [service, media(), far()].map(|service| (service.name.clone(), service));
     Desired { generation: 3, services: services.into() }
@@ -25,7 +26,8 @@ fn media() -> Service {
         "backends": [{ "address": "10.1.0.1", "server_id": "0a1b" }, { "address": "fd00::1" }],
     }));
     let mut service = Service::new(&spec.unwrap()).unwrap();
-    let drain = Drain { since_unix_seconds: 5, deadline_unix_seconds: None };
+    let drain =
+        Drain { since_unix_seconds: 5, deadline_unix_seconds: None, on_deadline: OnDeadline::Resteer };
     service.backends.get_mut(&"[fd00::1]:0".parse().unwrap()).unwrap().draining = Some(drain);
     service
 }
