@@ -6,10 +6,16 @@
 //! | [`stage`] | the real maps with services, backends, slots and flows; the programs; a namespace with routes |
 //! | [`row`] | one thing that is measured, and the list of all |
 //! | [`report`] | medians, the table, the rows as JSON, and the bars in words |
+//! | [`forward`] | packets per second through it, and through the kernel's own |
+//! | [`table`] | what building, changing and swapping a service's table takes |
+//! | [`chart`] | rows as a chart |
 
+pub mod chart;
+pub mod forward;
 pub mod report;
 pub mod row;
 pub mod stage;
+pub mod table;
 
 #[path = "../../lb-ebpf/src/bench/recipe.rs"]
 pub mod recipe;

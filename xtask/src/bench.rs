@@ -19,12 +19,16 @@ const SHORT_ROUND: &str = "nat ipv4 moving";
 /// Measure what a packet costs, or a request
 ///
 /// xdp: runs the packet path's stages in the kernel over prepared packets, each many times, and subtracts what
-/// the measuring itself costs. gateway: loads the gateway, nginx and HAProxy in turn over loopback, on a core of
-/// their own in a namespace of their own. Close other programs first: the numbers are nanoseconds and microseconds.
+/// the measuring itself costs. forward: packets per second over virtual cables on one core, beside the kernel's own
+/// forwarding and nftables. table: what a service's table takes to build, change, grow and swap. gateway: loads the
+/// gateway, nginx and HAProxy in turn over loopback, on a core of their own in a namespace of their own. Close other
+/// programs first: the numbers are nanoseconds and microseconds.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask bench xdp                      a table on the terminal\n  \
     cargo xtask bench xdp --json rows.json     the rows for machines as well\n  \
+    cargo xtask bench forward                  beside kernel forwarding and nftables, seven minutes\n  \
+    cargo xtask bench table                    a minute after a release build\n  \
     cargo xtask bench gateway                  beside nginx and HAProxy, five minutes\n\n\
     What follows `--` goes to the measuring program as it is: cargo xtask bench xdp -- --help")]
 pub struct Args {
@@ -46,6 +50,10 @@ pub struct Args {
 enum What {
     /// The packet path, one row per mode, scenario and number of flows
     Xdp,
+    /// Packets per second on one core, one row per system, mode, family and number of flows
+    Forward,
+    /// A service's table, one row per kind of work, number of backends and of slots
+    Table,
     /// The gateway beside nginx and HAProxy, one row per proxy and kind of work
     Gateway,
 }
@@ -55,7 +63,21 @@ pub fn run(args: &Args) -> Result<()> {
         What::Xdp => {
             host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
             setup::ensure(Needs::default())?;
-            built_for_packets()?
+            built_for_packets("bench_xdp")?
+        }
+        What::Forward => {
+            host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
+            setup::ensure(Needs { network: true, peers: true, ..Needs::default() })?;
+            built_for_packets("bench_forward")?
+        }
+        What::Table => {
+            host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
+            setup::ensure(Needs::default())?;
+            // The controller's own code is measured here, so it is built as it is for a balancer that stays.
+            let built = step("build", || {
+                workspace::build(Profile::Release, &["-p", "tests", "--bin", "bench_table"])
+            })?;
+            Command::new(built.executable("bench_table")?)
         }
         What::Gateway => {
             setup::ensure(Needs { network: true, peers: true, ..Needs::default() })?;
@@ -74,17 +96,17 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// A few rows in one round, for a machine that is set up: that it runs, and that each row measures what it says.
 pub fn short_rounds() -> Result<()> {
-    shown(built_for_packets()?.args(["--rounds", "1", "--filter", SHORT_ROUND]))?;
+    shown(built_for_packets("bench_xdp")?.args(["--rounds", "1", "--filter", SHORT_ROUND]))?;
     // Every row; how fast it is does not matter, so that the build may be the tests' own.
     shown(built_for_requests(Profile::Dev)?.arg("--check"))
 }
 
-/// The program that measures packets, built, without options.
-fn built_for_packets() -> Result<Command> {
+/// A program that measures packets, built, without options.
+fn built_for_packets(program: &str) -> Result<Command> {
     let object =
         step("build the measuring program for BPF", || Ok(build_ebpf::build(&workspace::root(), "bench")?))?;
-    let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_xdp"]))?;
-    let mut command = Command::new(built.executable("bench_xdp")?);
+    let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", program]))?;
+    let mut command = Command::new(built.executable(program)?);
     command.env("PORTCULLIS_BENCH_OBJECT", object);
     Ok(command)
 }

@@ -24,8 +24,8 @@ const TOOLCHAIN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"]
 const NETWORK_PACKAGES: [&str; 7] =
     ["iproute2", "ethtool", "curl", "wrk", "iputils-ping", "iputils-tracepath", "openssl"];
 
-/// What the gateway is measured beside, and with.
-const PEER_PACKAGES: [&str; 4] = ["nginx-light", "haproxy", "wrk", "curl"];
+/// What gateway and packet path are measured beside, and with.
+const PEER_PACKAGES: [&str; 6] = ["nginx-light", "haproxy", "wrk", "curl", "nftables", "conntrack"];
 
 /// What runs the virtual machine with a stock kernel.
 const MACHINE_PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "bpftool"];
@@ -58,7 +58,7 @@ pub struct Args {
 pub struct Needs {
     /// Namespaces with real clients and servers.
     pub network: bool,
-    /// The proxies that the gateway is measured beside.
+    /// What gateway and packet path are measured beside.
     pub peers: bool,
     /// The virtual machine.
     pub machine: bool,
@@ -88,7 +88,11 @@ pub fn ensure(needs: Needs) -> Result<()> {
         )?;
     }
     if needs.peers {
-        ensure_packages("proxies to measure beside", &PEER_PACKAGES, &["nginx", "haproxy", "wrk", "curl"])?;
+        ensure_packages(
+            "what to measure beside",
+            &PEER_PACKAGES,
+            &["nginx", "haproxy", "wrk", "curl", "nft", "conntrack"],
+        )?;
     }
     if needs.machine {
         ensure_packages("virtual machine", &MACHINE_PACKAGES, &["qemu-system-x86_64", "busybox", "depmod"])?;
@@ -117,7 +121,7 @@ fn check() -> Result<()> {
     line("bpf-linker", linker_for(found.ok().as_ref()).map(|path| path.display().to_string()));
     for (name, list) in [
         ("network packages", &NETWORK_PACKAGES[..]),
-        ("proxies to measure beside", &PEER_PACKAGES),
+        ("what to measure beside", &PEER_PACKAGES),
         ("machine packages", &MACHINE_PACKAGES),
     ] {
         let absent = packages::missing(list);

@@ -20,7 +20,7 @@ mod programs {
         EbpfContext as _,
         bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
         btf_maps::{Array, HashMap, PerCpuArray, ProgramArray},
-        helpers::generated::bpf_xdp_adjust_head,
+        helpers::generated::{bpf_redirect, bpf_xdp_adjust_head},
         macros::{btf_map, xdp},
         programs::XdpContext,
     };
@@ -29,7 +29,7 @@ mod programs {
 
     use crate::{
         packet::XdpPacket,
-        recipe::{FRAME_LEN, Recipe, flow_parts, next_flow},
+        recipe::{FRAME_LEN, Recipe, flow_parts, next_flow, with_added},
     };
 
     #[btf_map]
@@ -80,6 +80,70 @@ mod programs {
             PROGRAM_UNDER_TEST.tail_call(&ctx, 0);
         }
         XDP_ABORTED
+    }
+
+    /// Writes the next flow's packet with all checksums right and sends it out of the interface that it is run for.
+    #[xdp(frags)]
+    pub fn generate(ctx: XdpContext) -> u32 {
+        let Some(recipe) = RECIPE.get_ptr_mut(0) else { return XDP_ABORTED };
+        // SAFETY: as in `wrapper`.
+        let recipe = unsafe { &mut *recipe };
+        let (start, end) = (ctx.data(), ctx.data_end());
+        let (address_at, port_at) = (recipe.address_at as usize & 0x7f, recipe.port_at as usize & 0x7f);
+        let (ip_at, l4_at) = (recipe.ip_check_at as usize & 0x7f, recipe.l4_check_at as usize & 0x7f);
+        let (address_at, port_at) = (start + address_at, start + port_at);
+        let (ip_check, l4_check) = (start + ip_at, start + l4_at);
+        if start + FRAME_LEN > end || address_at + 4 > end || port_at + 2 > end {
+            return XDP_ABORTED;
+        }
+        if ip_check + 2 > end || l4_check + 2 > end {
+            return XDP_ABORTED;
+        }
+        let flow = next_flow(recipe.flow, recipe.multiplier, recipe.flow_mask);
+        recipe.flow = flow;
+        let (address, port) = flow_parts(flow);
+        // SAFETY: the comparisons above cover every access.
+        unsafe {
+            let frame = start as *mut u32;
+            for (index, word) in recipe.frame.iter().enumerate() {
+                *frame.add(index) = *word;
+            }
+            *(address_at as *mut u32) |= address;
+            *(port_at as *mut u16) |= port;
+            let l4_check = l4_check as *mut u16;
+            *l4_check = with_added(*l4_check, address, port);
+            if ip_at != 0 {
+                let ip_check = ip_check as *mut u16;
+                *ip_check = with_added(*ip_check, address, 0);
+            }
+        }
+        XDP_TX
+    }
+
+    /// The interface that `relay` sends to.
+    #[btf_map]
+    static RELAY: Array<u32, 1> = Array::new();
+
+    /// Sends on without a look: what the wire, the generator and the sink cost.
+    #[xdp(frags)]
+    pub fn relay(_: XdpContext) -> u32 {
+        let Some(ifindex) = RELAY.get(0) else { return XDP_ABORTED };
+        // SAFETY: a plain helper call.
+        unsafe { bpf_redirect(*ifindex, 0) as u32 }
+    }
+
+    /// What `sink` counted.
+    #[btf_map]
+    static ARRIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+    /// Counts what arrives, and drops it.
+    #[xdp(frags)]
+    pub fn sink(_: XdpContext) -> u32 {
+        if let Some(arrived) = ARRIVED.get_ptr_mut(0) {
+            // SAFETY: a per-CPU element, as in `wrapper`.
+            unsafe { *arrived += 1 }
+        }
+        XDP_DROP
     }
 
     /// Only puts bytes in front, which the wrapper takes off again.

@@ -21,6 +21,10 @@ pub struct Recipe {
     pub port_at: u32,
     /// Bytes that the program under test puts in front, which the wrapper takes off again.
     pub grown: u32,
+    /// Offset of the IPv4 header's checksum; 0: there is none. The generator alone keeps checksums right.
+    pub ip_check_at: u32,
+    /// Offset of the upper layer's.
+    pub l4_check_at: u32,
 }
 
 /// Linear congruential step: the increment is odd and `multiplier` is of the form 4n + 1, so that modulo any
@@ -36,4 +40,12 @@ pub const fn flow_parts(flow: u32) -> (u32, u16) {
     ((flow >> 4).to_be(), ((flow & 15) as u16).to_be())
 }
 
-const _: () = assert!(size_of::<Recipe>() == 100);
+/// A checksum once these bytes, where zeroes were, are part of what it covers (RFC 1624); words as they lie in memory.
+#[inline(always)]
+pub const fn with_added(checksum: u16, address: u32, port: u16) -> u16 {
+    let sum = !checksum as u32 + (address & 0xffff) + (address >> 16) + port as u32;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+const _: () = assert!(size_of::<Recipe>() == 108);

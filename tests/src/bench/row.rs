@@ -15,9 +15,9 @@ pub const VIP_PORT: u16 = 80;
 const CLIENT_PORT: u16 = 40_000;
 /// The order of flows by which tables are filled: a hash map hands out its elements in the order of insertion,
 /// so flows that are looked up in that same order would walk through memory, and a prefetcher run ahead.
-const IN_TURN: u32 = 1;
+pub const IN_TURN: u32 = 1;
 /// Another order, to measure with.
-const SHUFFLED: u32 = 0x4c95_7f2d;
+pub const SHUFFLED: u32 = 0x4c95_7f2d;
 
 /// The family of packets and of what carries them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -267,6 +267,8 @@ impl Row {
             address_at,
             port_at,
             grown: self.grown(),
+            ip_check_at: 0,
+            l4_check_at: 0,
         }
     }
 }
@@ -342,7 +344,7 @@ const fn clients(family: Family) -> IpAddr {
 }
 
 /// A frame, padded to the length that all have.
-fn words(mut bytes: Vec<u8>) -> [u32; FRAME_LEN / 4] {
+pub fn words(mut bytes: Vec<u8>) -> [u32; FRAME_LEN / 4] {
     assert!(bytes.len() <= FRAME_LEN);
     bytes.resize(FRAME_LEN, 0);
     let mut frame = [0; FRAME_LEN / 4];

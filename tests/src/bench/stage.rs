@@ -327,11 +327,13 @@ impl Drop for Stage {
     }
 }
 
-fn xdp<'p>(programs: &'p Ebpf, name: &str) -> Result<&'p Xdp> {
+/// One of an object's programs.
+pub fn xdp<'p>(programs: &'p Ebpf, name: &str) -> Result<&'p Xdp> {
     Ok(programs.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 
-fn xdp_mut<'p>(programs: &'p mut Ebpf, name: &str) -> Result<&'p mut Xdp> {
+/// The same, to load or attach it.
+pub fn xdp_mut<'p>(programs: &'p mut Ebpf, name: &str) -> Result<&'p mut Xdp> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 
@@ -381,7 +383,7 @@ fn target(ifindex: u32) -> Target {
     let interface = Interface { mac: Mac::new([2, 0, 0, 0, 9, 1]).word(), ifindex, mtu: 1_500 };
     let own = |text: &str| to_map(text.parse().expect("an address"));
     Target {
-        services,
+        services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![(0, interface)],
         locals: vec![own("10.9.0.1"), own("2001:db8:9::1")],
         program: Settings {
