@@ -1,15 +1,27 @@
 //! The maps' single writer: applies plans, and lets slots come to rest.
 
+mod connections;
+mod drain;
+mod draining;
+mod dry_run;
 mod reports;
+mod response;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result};
-use lb_common::{BackendId, Features, Mode, ServiceKey, Slot, SlotState};
+use lb_common::{BackendId, Features, ServiceKey, Slot, Tracking};
 
-pub use self::reports::{BackendReport, FlowReport, ServiceReport, TranslationReport};
-use self::sweep::Sweep;
+use self::sweep::Tallies;
+pub use self::{
+    drain::{DrainEnd, DrainReport},
+    dry_run::{DryRun, ServiceDryRun},
+    reports::{BackendReport, FlowReport, ServiceReport, TotalsReport, TranslationReport},
+    response::ResponseTime,
+};
 use crate::{
     datapath::{Change, Datapath},
     plan::{Installed, Shortage, plan},
@@ -21,6 +33,9 @@ use crate::{
 const FREE_AFTER_SECONDS: u32 = 2;
 /// A sweep reads every remembered and translated flow; the next one waits a second for each of so many entries.
 const ENTRIES_PER_SWEEP_SECOND: usize = 100_000;
+/// A sweep forgets no more remembered flows than this, at 1.3 to 2.6 microseconds each, and the next one comes a second
+/// later: orders wait meanwhile.
+const FORGOTTEN_PER_SWEEP: usize = 65_536;
 
 /// Seconds of the monotonic clock, as the program counts them: the coarse one, which never runs ahead of it.
 pub fn monotonic_seconds() -> u32 {
@@ -30,6 +45,14 @@ pub fn monotonic_seconds() -> u32 {
     time.tv_sec as u32
 }
 
+/// Microseconds of the monotonic clock, as the program counts them.
+pub fn monotonic_micros() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec; CLOCK_MONOTONIC always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}
+
 /// What an order did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Applied {
@@ -37,6 +60,8 @@ pub struct Applied {
     pub changes: usize,
     /// Slots that got another owner.
     pub slots_moved: usize,
+    /// Flows that it cut, with the backends that it took away, as far as they were known.
+    pub flows_cut: u64,
     /// What did not fit.
     pub shortages: Vec<Shortage>,
 }
@@ -61,11 +86,18 @@ pub struct Engine<D> {
     /// By service number: refusals counted so far, and the second in which their number last grew.
     refusals: HashMap<u32, (u64, u32)>,
     refused_total: u64,
-    tracked: HashMap<BackendId, u32>,
+    /// What the last sweep counted.
+    tallies: Tallies,
+    /// By how much live connections seemed off in the last sweep.
+    drifts: HashMap<BackendId, i64>,
+    /// How often live connections were corrected.
+    corrections: u64,
+    drains: HashMap<BackendId, DrainReport>,
+    /// What a service tracks, and the second since when; `None` since it was made, or taken over.
+    tracking: HashMap<ServiceKey, (Tracking, Option<u32>)>,
+    slots_moved: u64,
+    flows_cut: u64,
     retired_since: HashMap<BackendId, u32>,
-    flows: usize,
-    /// Directions of translated flows.
-    translations: usize,
     swept_at: Option<u32>,
 }
 
@@ -74,15 +106,21 @@ impl<D: Datapath> Engine<D> {
     pub fn adopt(datapath: D) -> Result<Self> {
         let contents = datapath.contents().context("reading what is installed")?;
         let installed = Installed::adopt(contents, datapath.capacity())?;
+        let services = installed.services.iter();
+        let tracking = services.map(|(&key, service)| (key, (service.entry.tracking(), None))).collect();
         let engine = Self {
             datapath,
             installed,
+            tracking,
             refusals: HashMap::new(),
             refused_total: 0,
-            tracked: HashMap::new(),
+            tallies: Tallies::default(),
+            drifts: HashMap::new(),
+            corrections: 0,
+            drains: HashMap::new(),
+            slots_moved: 0,
+            flows_cut: 0,
             retired_since: HashMap::new(),
-            flows: 0,
-            translations: 0,
             swept_at: None,
         };
         Ok(engine)
@@ -99,6 +137,8 @@ impl<D: Datapath> Engine<D> {
             let error = error.context(format!("applying {}", describe(change)));
             if let Change::Enable(_) = change {
                 self.installed.features = enabled;
+                // What asks for it is looked at again.
+                self.installed.forget_planned();
                 refused = Some(error);
                 continue;
             }
@@ -106,11 +146,15 @@ impl<D: Datapath> Engine<D> {
             self.installed = Installed::adopt(contents, self.datapath.capacity())?;
             return Err(error);
         }
+        let flows_cut = self.note_applied(&plan.changes, now_seconds);
+        self.slots_moved += plan.slots_moved as u64;
+        self.flows_cut += flows_cut;
         match refused {
             Some(error) => Err(error),
             None => Ok(Applied {
                 changes: plan.changes.len(),
                 slots_moved: plan.slots_moved,
+                flows_cut,
                 shortages: plan.shortages,
             }),
         }
@@ -119,29 +163,24 @@ impl<D: Datapath> Engine<D> {
     /// Forgets flows that no longer matter, moves slots towards rest and frees ids. To be called every
     /// second; it sweeps when there is something to do.
     pub fn settle(&mut self, now_seconds: u32) -> Result<Settled> {
-        let wait = 1 + ((self.flows + self.translations) / ENTRIES_PER_SWEEP_SECOND) as u32;
-        let unsettled: Vec<ServiceKey> = self
-            .installed
-            .services
-            .iter()
-            .filter(|(_, service)| service.slots.iter().any(|slot| slot.state() != SlotState::Settled))
-            .map(|(&key, _)| key)
-            .collect();
-        let retired = self.retired();
+        let wait = self.seconds_between_sweeps();
+        let unsettled: Vec<ServiceKey> = self.installed.unsettled().iter().copied().collect();
+        let retired = self.installed.retired().clone();
         let first = self.swept_at.is_none();
-        let remembers = first || !unsettled.is_empty() || self.flows > 0 || !retired.is_empty();
-        let translates = first || self.translations > 0 || self.translates(&retired);
+        let remembers = first || !unsettled.is_empty() || !retired.is_empty() || self.remembers();
+        let translates = first || self.tallies.translations > 0 || self.translates(&retired);
         let idle = !remembers && !translates;
         if !first && (idle || now_seconds.wrapping_sub(self.swept_at.unwrap_or(0)) < wait) {
-            return Ok(Settled { flows: self.flows, ..Settled::default() });
+            return Ok(Settled { flows: self.tallies.flows, ..Settled::default() });
         }
         self.swept_at = Some(now_seconds);
-        self.tracked.clear();
-        let sweep = if remembers { self.sweep_flows(now_seconds)? } else { Sweep::default() };
-        let forgotten = sweep.forgotten + if translates { self.sweep_translations(now_seconds)? } else { 0 };
+        let sweep = self.sweep(remembers, translates, now_seconds)?;
         // After the sweep, which takes its time: a flow that was refused meanwhile must keep its slot moving.
-        self.note_refusals(&unsettled, now_seconds)?;
-        let mut settled = Settled { flows: self.flows, forgotten, ..Settled::default() };
+        self.note_refusals(&unsettled, sweep.filling_up, now_seconds)?;
+        // Before slots come to rest: what the sweep found was found while they moved.
+        self.note_drains(now_seconds)?;
+        let mut settled =
+            Settled { flows: self.tallies.flows, forgotten: sweep.forgotten, ..Settled::default() };
         for key in unsettled {
             settled.slots_advanced += self.rest(key, sweep.kept_pinned.get(&key), now_seconds)?;
         }
@@ -171,15 +210,27 @@ impl<D: Datapath> Engine<D> {
 
     /// Whether there may be translated flows that no sweep has seen.
     fn translates(&self, retired: &BTreeSet<BackendId>) -> bool {
-        let is_translated = |mode| mode == Mode::FullNat;
-        let mut services = self.installed.services.values();
-        services.any(|service| is_translated(service.entry.mode()))
+        self.installed.translates()
             || !retired.is_empty() && self.installed.features.contains(Features::FULL_NAT)
     }
 
-    fn note_refusals(&mut self, unsettled: &[ServiceKey], now_seconds: u32) -> Result<()> {
-        for key in unsettled {
-            let id = self.installed.services[key].entry.id;
+    /// Whether there may be remembered flows that no sweep has seen.
+    fn remembers(&self) -> bool {
+        let mut services = self.installed.services.values();
+        self.tallies.flows + self.tallies.affinities > 0
+            || services.any(|service| service.entry.tracking() == Tracking::EveryFlow)
+            || !self.draining().is_empty()
+    }
+
+    /// `filling_up`: flows of settled slots may be refused too, where every flow is tracked.
+    fn note_refusals(&mut self, unsettled: &[ServiceKey], filling_up: bool, now_seconds: u32) -> Result<()> {
+        let services = self.installed.services.iter();
+        let ids: BTreeSet<u32> = services
+            .filter(|(_, service)| filling_up && service.entry.tracking() == Tracking::EveryFlow)
+            .map(|(_, service)| service.entry.id)
+            .chain(unsettled.iter().map(|key| self.installed.services[key].entry.id))
+            .collect();
+        for id in ids {
             let count = self.datapath.service_counters(id)?.refused_flows;
             // Refusals of before a take-over may be of this second.
             let (known, since) = self.refusals.entry(id).or_insert((0, now_seconds));
@@ -192,6 +243,14 @@ impl<D: Datapath> Engine<D> {
         Ok(())
     }
 
+    /// Seconds since a flow of a service was refused last.
+    fn refused_seconds_ago(&self, service: u32, now_seconds: u32) -> u32 {
+        match self.refusals.get(&service) {
+            Some(&(count, since)) if count > 0 => now_seconds.wrapping_sub(since),
+            _ => u32::MAX,
+        }
+    }
+
     /// Moves a service's slots towards rest; returns how many went on.
     fn rest(
         &mut self,
@@ -200,10 +259,7 @@ impl<D: Datapath> Engine<D> {
         now_seconds: u32,
     ) -> Result<usize> {
         let service = &self.installed.services[&key];
-        let refused_ago = match self.refusals.get(&service.entry.id) {
-            Some(&(count, since)) if count > 0 => now_seconds.wrapping_sub(since),
-            _ => u32::MAX,
-        };
+        let refused_ago = self.refused_seconds_ago(service.entry.id, now_seconds);
         let rested: Vec<Slot> = service
             .slots
             .iter()

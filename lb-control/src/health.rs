@@ -4,6 +4,7 @@
 //! unknown is not down, and a backend that was down needs its successes first.
 
 pub mod probe;
+pub mod samples;
 pub mod threshold;
 
 use std::{
@@ -20,7 +21,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use self::threshold::Threshold;
+use self::{samples::Samples, threshold::Threshold};
 use crate::{
     desired::DesiredState,
     model::{Desired, Health, HealthCheck},
@@ -45,8 +46,9 @@ impl Drop for Running {
     }
 }
 
-/// Keeps a checker for every backend that is to be checked, until the desired state is gone.
-pub async fn run(desired: Arc<DesiredState>) {
+/// Keeps a checker for every backend that is to be checked, until the desired state is gone. How long successful checks
+/// take goes to `samples`.
+pub async fn run(desired: Arc<DesiredState>, samples: Samples) {
     let mut states = desired.subscribe();
     let permits = Arc::new(Semaphore::new(CONCURRENT_MAX));
     let mut running = BTreeMap::<Checked, Running>::new();
@@ -62,6 +64,7 @@ pub async fn run(desired: Arc<DesiredState>) {
                     backend: *backend,
                     check: check.clone(),
                     permits: permits.clone(),
+                    samples: samples.clone(),
                 };
                 Running { check: check.clone(), task: tokio::spawn(checker.run(health)).abort_handle() }
             });
@@ -89,6 +92,7 @@ struct Checker {
     backend: SocketAddr,
     check: HealthCheck,
     permits: Arc<Semaphore>,
+    samples: Samples,
 }
 
 impl Checker {
@@ -104,6 +108,10 @@ impl Checker {
             ticks.tick().await;
             let Ok(_permit) = self.permits.acquire().await else { return };
             let outcome = probe::check(&self.check.probe, target, limit).await;
+            if let (Ok(took), Some(service)) = (&outcome, self.desired.current().services.get(&self.service))
+            {
+                self.samples.put(service, self.backend, *took);
+            }
             if let Some(verdict) = threshold.note(outcome.is_ok()) {
                 self.tell(verdict, outcome.err());
                 self.publish(verdict).await;

@@ -3,91 +3,256 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result};
-use lb_common::{Address, BackendId, FlowKey, FlowState, ServiceKey, Translation, hash::flow_hash};
+use lb_common::{
+    Address, BackendId, Flow, FlowKey, FlowState, Protocol, QuicKey, ServiceKey, Tracking, Translation,
+    hash::flow_hash,
+};
 
-use super::{Engine, FREE_AFTER_SECONDS};
+use super::{
+    ENTRIES_PER_SWEEP_SECOND, Engine, FORGOTTEN_PER_SWEEP, FREE_AFTER_SECONDS,
+    connections::{Drift, Found, drift},
+};
 use crate::{
     datapath::{Change, Datapath, TranslatedFlow},
-    plan::InstalledService,
+    plan::{Installed, InstalledService},
     settle::{self, Fate},
 };
 
-/// What a sweep of the remembered flows found.
+/// What a sweep counted of one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Flows that stay remembered or translated.
+    pub flows: u32,
+    /// Of these, those that are open or opening.
+    pub live: u32,
+    /// Flows that count for its live connections; those that are forgotten now are among them.
+    counted: u32,
+}
+
+/// What a sweep counted.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    by_id: Vec<Tally>,
+    /// By service number: flows that keep a pinned slot from settling.
+    pinned: HashMap<u32, u32>,
+    /// Remembered flows.
+    pub flows: usize,
+    /// Directions of translated flows.
+    pub translations: usize,
+    /// Clients' networks whose backend is remembered.
+    pub affinities: usize,
+    /// Remembered flows that are to be forgotten by the next sweep.
+    pub left: usize,
+}
+
+impl Tallies {
+    /// Of a backend.
+    pub fn of(&self, id: BackendId) -> Tally {
+        self.by_id.get(id.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// Flows that keep a pinned slot of a service from settling.
+    pub fn pinned(&self, service: u32) -> u32 {
+        self.pinned.get(&service).copied().unwrap_or(0)
+    }
+
+    fn of_mut(&mut self, id: BackendId) -> &mut Tally {
+        let index = id.0 as usize;
+        if index >= self.by_id.len() {
+            self.by_id.resize(index + 1, Tally::default());
+        }
+        &mut self.by_id[index]
+    }
+
+    fn keep(&mut self, id: BackendId, live: bool) {
+        let tally = self.of_mut(id);
+        tally.flows += 1;
+        tally.live += u32::from(live);
+    }
+
+    fn count(&mut self, flow: Flow, owned: bool) {
+        // Who is not installed may be any word.
+        if owned && flow.is_counted() {
+            self.of_mut(flow.backend()).counted += 1;
+        }
+    }
+}
+
+/// What a sweep of the remembered and translated flows found.
 #[derive(Default)]
 pub struct Sweep {
-    kept: usize,
     /// How many it forgot.
     pub forgotten: usize,
     /// Pinned slots, relative to the region, that a remembered flow keeps from settling.
     pub kept_pinned: BTreeMap<ServiceKey, BTreeSet<u32>>,
+    /// Whether the table of remembered flows is three quarters full.
+    pub filling_up: bool,
+    tallies: Tallies,
+    doomed: Vec<(FlowKey, Flow)>,
+    doomed_translations: Vec<TranslatedFlow>,
+}
+
+/// Backends by their ids, and their services: looked up for every flow.
+struct Owners<'i> {
+    /// An index into `services`, and whether the backend serves.
+    by_id: Vec<Option<(u32, bool)>>,
+    services: Vec<(ServiceKey, &'i InstalledService)>,
+}
+
+impl<'i> Owners<'i> {
+    fn new(installed: &'i Installed) -> Self {
+        let services: Vec<_> = installed.services.iter().map(|(&key, service)| (key, service)).collect();
+        let numbers: HashMap<u32, u32> =
+            (0..).zip(&services).map(|(index, (_, service))| (service.entry.id, index)).collect();
+        let last = installed.backends.keys().next_back().map_or(0, |id| id.0 as usize);
+        let mut by_id = vec![None; last + 1];
+        for (id, backend) in &installed.backends {
+            let index = numbers.get(&backend.service);
+            by_id[id.0 as usize] = index.map(|&index| (index, installed.serves(*id)));
+        }
+        Self { by_id, services }
+    }
+
+    fn of(&self, id: BackendId) -> Option<(ServiceKey, &'i InstalledService, bool)> {
+        let (index, serves) = (*self.by_id.get(id.0 as usize)?)?;
+        let (key, service) = self.services[index as usize];
+        Some((key, service, serves))
+    }
 }
 
 impl<D: Datapath> Engine<D> {
-    /// Reads the remembered flows and forgets those that no longer matter.
-    ///
-    /// The service of a flow is its backend's: a tuple alone does not tell which of several ports or addresses it
-    /// was found by.
-    pub(super) fn sweep_flows(&mut self, now_seconds: u32) -> Result<Sweep> {
-        let flows = self.datapath.flows()?;
-        let keys = self.datapath.hash_keys();
-        let filling_up = flows.len() as u64 * 4 >= self.installed.capacity().flows as u64 * 3;
+    /// How many seconds after a sweep the next one comes.
+    pub(super) fn seconds_between_sweeps(&self) -> u32 {
+        let &Tallies { flows, translations, left, .. } = &self.tallies;
+        let entries = if left > 0 { 0 } else { flows + translations };
+        1 + (entries / ENTRIES_PER_SWEEP_SECOND) as u32
+    }
+
+    /// Reads the flows, corrects live connections by them, and forgets those that no longer matter.
+    pub(super) fn sweep(&mut self, remembers: bool, translates: bool, now_seconds: u32) -> Result<Sweep> {
+        let before = self.connections();
         let mut sweep = Sweep::default();
-        let mut doomed = Vec::new();
-        for (tuple, flow) in flows {
-            let owner = self.installed.backends.get(&flow.backend());
-            let fate = match owner.and_then(|backend| self.installed.service_of(backend.service)) {
-                None => Fate::Delete,
-                Some((key, service)) => {
-                    let index = service.entry.slot_index(flow_hash(keys, &tuple)) - service.entry.slots_start;
-                    let slot = service.slots[index as usize];
-                    let serves = self.installed.serves(flow.backend());
-                    let idle_max = service.entry.flow_idle_seconds;
-                    let fate = settle::fate(slot, flow, serves, idle_max, now_seconds, filling_up);
-                    if fate == Fate::KeepPinned {
-                        sweep.kept_pinned.entry(key).or_default().insert(index);
-                    }
-                    fate
-                }
-            };
-            match fate {
-                Fate::Delete => doomed.push((tuple, flow)),
-                Fate::Keep | Fate::KeepPinned => {
-                    sweep.kept += 1;
-                    *self.tracked.entry(flow.backend()).or_default() += 1;
-                }
-            }
+        if remembers {
+            self.read_flows(&mut sweep, now_seconds)?;
         }
-        sweep.forgotten = doomed.len();
-        self.flows = sweep.kept;
+        if translates {
+            self.read_translations(&mut sweep, now_seconds)?;
+        }
+        self.tallies = std::mem::take(&mut sweep.tallies);
+        self.correct_connections(&before);
+        let doomed = std::mem::take(&mut sweep.doomed);
+        let doomed_translations = std::mem::take(&mut sweep.doomed_translations);
+        sweep.forgotten = doomed.len() + doomed_translations.len();
         if !doomed.is_empty() {
-            // Room is made by what is half open before anything else is touched.
-            doomed.sort_by_key(|(_, flow)| flow.state() != FlowState::Opening);
             self.datapath.apply(&Change::DeleteFlows(doomed)).context("forgetting flows")?;
+        }
+        if !doomed_translations.is_empty() {
+            let change = Change::DeleteTranslations(doomed_translations);
+            self.datapath.apply(&change).context("forgetting translated flows")?;
         }
         Ok(sweep)
     }
 
-    /// Reads the translated flows and forgets those that are over; returns how many.
-    pub(super) fn sweep_translations(&mut self, now_seconds: u32) -> Result<usize> {
-        let seen: HashMap<FlowKey, Translation> = self.datapath.translations()?.into_iter().collect();
-        let mut doomed = Vec::new();
-        self.translations = 0;
-        for (&key, &translation) in &seen {
-            let Some(flow) = self.translated_flow(&seen, key, translation) else { continue };
-            if self.is_over(&flow, now_seconds) {
-                doomed.push(flow);
-            } else {
-                self.translations += 1 + usize::from(flow.second.is_some());
-                *self.tracked.entry(translation.flow.backend()).or_default() += 1;
+    fn connections(&self) -> Vec<(BackendId, u64)> {
+        let ids = self.installed.backends.keys();
+        ids.map(|&id| (id, self.datapath.backend_load(id).connections)).collect()
+    }
+
+    fn correct_connections(&mut self, before: &[(BackendId, u64)]) {
+        let suspected = std::mem::take(&mut self.drifts);
+        for &(id, before) in before {
+            let after = self.datapath.backend_load(id).connections;
+            let found = Found { before, after, flows: self.tallies.of(id).counted.into() };
+            match drift(found, suspected.get(&id).copied()) {
+                Drift::None => {}
+                Drift::Suspected(off) => {
+                    self.drifts.insert(id, off);
+                }
+                Drift::Proven(off) => {
+                    self.datapath.adjust_connections(id, off);
+                    self.corrections += 1;
+                }
             }
         }
-        let forgotten = doomed.len();
-        if forgotten > 0 {
-            self.datapath
-                .apply(&Change::DeleteTranslations(doomed))
-                .context("forgetting translated flows")?;
+    }
+
+    /// Reads the remembered flows.
+    ///
+    /// The service of a flow is its backend's: a tuple alone does not tell which of several ports or addresses it
+    /// was found by.
+    fn read_flows(&self, sweep: &mut Sweep, now_seconds: u32) -> Result<()> {
+        let flows = self.datapath.flows()?;
+        let keys = self.datapath.hash_keys();
+        let owners = Owners::new(&self.installed);
+        sweep.filling_up = flows.len() as u64 * 4 >= u64::from(self.installed.capacity().flows) * 3;
+        for (tuple, flow) in flows {
+            let owner = owners.of(flow.backend());
+            let Some((key, service, serves)) = owner else {
+                sweep.doomed.push((tuple, flow));
+                continue;
+            };
+            if !tuple.is_flow() {
+                match settle::affinity_fate(flow, serves, service.entry.affinity_seconds, now_seconds) {
+                    Fate::Delete => sweep.doomed.push((tuple, flow)),
+                    Fate::Keep | Fate::KeepPinned => sweep.tallies.affinities += 1,
+                }
+                continue;
+            }
+            sweep.tallies.count(flow, true);
+            let idle_max = service.entry.flow_idle_seconds;
+            let fate = if service.entry.tracking() == Tracking::EveryFlow {
+                settle::tracked_fate(flow, serves, idle_max, now_seconds)
+            } else {
+                let hash = flow_hash(keys, &service.entry.slot_key(&tuple));
+                let index = service.entry.slot_index(hash) - service.entry.slots_start;
+                let slot = service.slots[index as usize];
+                let fate = settle::fate(slot, flow, serves, idle_max, now_seconds, sweep.filling_up);
+                if fate == Fate::KeepPinned {
+                    sweep.kept_pinned.entry(key).or_default().insert(index);
+                    *sweep.tallies.pinned.entry(service.entry.id).or_default() += 1;
+                }
+                fate
+            };
+            match fate {
+                Fate::Delete => sweep.doomed.push((tuple, flow)),
+                Fate::Keep | Fate::KeepPinned => {
+                    sweep.tallies.flows += 1;
+                    sweep.tallies.keep(flow.backend(), settle::is_live(flow, idle_max, now_seconds));
+                }
+            }
         }
-        Ok(forgotten)
+        // Room is made by what is half open before anything else is touched.
+        sweep.doomed.sort_by_key(|(_, flow)| flow.state() != FlowState::Opening);
+        if sweep.doomed.len() > FORGOTTEN_PER_SWEEP {
+            let left = sweep.doomed.split_off(FORGOTTEN_PER_SWEEP);
+            sweep.tallies.left = left.len();
+            for (_, flow) in left.iter().filter(|(_, flow)| owners.of(flow.backend()).is_some()) {
+                sweep.tallies.keep(flow.backend(), false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the translated flows.
+    fn read_translations(&self, sweep: &mut Sweep, now_seconds: u32) -> Result<()> {
+        let seen: HashMap<FlowKey, Translation> = self.datapath.translations()?.into_iter().collect();
+        for (&key, &translation) in &seen {
+            let Some(flow) = self.translated_flow(&seen, key, translation) else { continue };
+            let directions = std::iter::once(&flow.first).chain(&flow.second);
+            for (_, direction) in directions {
+                let id = direction.flow.backend();
+                sweep.tallies.count(direction.flow, self.installed.backends.contains_key(&id));
+            }
+            if self.is_over(&flow, now_seconds) {
+                sweep.doomed_translations.push(flow);
+                continue;
+            }
+            let second = flow.second.map(|(_, second)| second.flow);
+            let live = !settle::translation_state(flow.first.1.flow, second).is_over();
+            sweep.tallies.translations += 1 + usize::from(second.is_some());
+            sweep.tallies.keep(translation.flow.backend(), live);
+        }
+        Ok(())
     }
 
     /// Both directions of a flow, the client's first; `None` for one of the two, so that each flow comes once.
@@ -111,7 +276,7 @@ impl<D: Datapath> Engine<D> {
         }
     }
 
-    fn is_from_client(&self, (key, translation): &(FlowKey, Translation)) -> bool {
+    pub(super) fn is_from_client(&self, (key, translation): &(FlowKey, Translation)) -> bool {
         let service = self.installed.service_of(translation.service);
         service.is_some_and(|(service, _)| covers(&service, key.vip))
     }
@@ -131,19 +296,6 @@ impl<D: Datapath> Engine<D> {
             )
     }
 
-    /// Backends that nobody wants any more and that are not freed yet.
-    pub(super) fn retired(&self) -> BTreeSet<BackendId> {
-        let mut wanted: BTreeSet<BackendId> = BTreeSet::new();
-        for service in self.installed.services.values() {
-            match &service.built {
-                Some(built) => wanted.extend(&built.wanted),
-                // After a take-over nothing is known of what is desired.
-                None => wanted.extend(service.backends.values()),
-            }
-        }
-        self.installed.backends.keys().filter(|id| !wanted.contains(id)).copied().collect()
-    }
-
     /// Frees the ids of retired backends that no slot and no remembered flow names.
     pub(super) fn free(&mut self, retired: BTreeSet<BackendId>, now_seconds: u32) -> Result<usize> {
         self.retired_since.retain(|id, _| retired.contains(id));
@@ -151,34 +303,46 @@ impl<D: Datapath> Engine<D> {
         for id in retired {
             let since = *self.retired_since.entry(id).or_insert(now_seconds);
             let rested = now_seconds.wrapping_sub(since) >= FREE_AFTER_SECONDS;
-            if !rested || self.tracked.contains_key(&id) || self.is_named(id) {
+            if !rested || self.tallies.of(id).flows > 0 || self.is_named(id) {
                 continue;
             }
-            let replies: Vec<ServiceKey> = self
-                .installed
-                .replies
-                .iter()
-                .filter(|(_, reply)| reply.backend == id.0)
-                .map(|(&key, _)| key)
-                .collect();
-            let names = self.installed.quic_servers.iter().filter(|(_, server)| **server == id);
-            let names: Vec<Change> = names.map(|(&key, _)| Change::DeleteQuicServer(key)).collect();
+            let (names, replies) = self.traces(id);
+            let names = names.into_iter().map(Change::DeleteQuicServer);
             let replies = replies.into_iter().map(Change::DeleteReply);
-            for change in names.into_iter().chain(replies).chain([Change::FreeBackend(id)]) {
+            for change in names.chain(replies).chain([Change::FreeBackend(id)]) {
                 self.datapath.apply(&change)?;
                 self.installed.record(&change, now_seconds);
             }
+            self.drains.remove(&id);
+            self.drifts.remove(&id);
             freed += 1;
         }
         Ok(freed)
     }
 
-    fn is_named(&self, id: BackendId) -> bool {
-        let names = |service: &InstalledService| {
-            service.slots.iter().any(|slot| slot.current() == id || slot.previous() == id)
+    /// What still leads to a backend: its names, and its replies' source.
+    fn traces(&self, id: BackendId) -> (Vec<QuicKey>, Vec<ServiceKey>) {
+        let Some(backend) = self.installed.backends.get(&id) else { return Default::default() };
+        let first = QuicKey { service: backend.service, ..QuicKey::default() };
+        let names = self.installed.quic_servers.range(first..);
+        let names = names.take_while(|(key, _)| key.service == backend.service);
+        let names = names.filter(|(_, server)| **server == id).map(|(key, _)| *key);
+        let reply = |protocol: Protocol| {
+            let (address, port) = (backend.address, backend.port);
+            ServiceKey { address, port, protocol: protocol as u8, width: 0 }
         };
+        let replies = [Protocol::Tcp, Protocol::Udp].map(reply).into_iter();
+        let is_its =
+            |key: &ServiceKey| self.installed.replies.get(key).is_some_and(|one| one.backend == id.0);
+        (names.collect(), replies.filter(is_its).collect())
+    }
+
+    fn is_named(&self, id: BackendId) -> bool {
         let owner = self.installed.backends.get(&id).map(|backend| backend.service);
-        self.installed.services.values().any(|service| Some(service.entry.id) == owner && names(service))
+        let Some((_, service)) = owner.and_then(|number| self.installed.service_of(number)) else {
+            return false;
+        };
+        service.slots.iter().any(|slot| slot.current() == id || slot.previous() == id)
     }
 }
 

@@ -1,6 +1,11 @@
 //! One check of one backend: an exchange over the network, bounded in time.
 
-use std::{fmt, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use http_body_util::Empty;
 use hyper::{
@@ -40,9 +45,11 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Checks `target` once.
-pub async fn check(probe: &Probe, target: SocketAddr, limit: Duration) -> Result<(), Failure> {
-    timeout(limit, exchange(probe, target)).await.unwrap_or(Err(Failure::Timeout(limit)))
+/// Checks `target` once; returns how long that took, from the first segment to the last one that it waited for.
+pub async fn check(probe: &Probe, target: SocketAddr, limit: Duration) -> Result<Duration, Failure> {
+    let begun = Instant::now();
+    timeout(limit, exchange(probe, target)).await.unwrap_or(Err(Failure::Timeout(limit)))?;
+    Ok(begun.elapsed())
 }
 
 async fn exchange(probe: &Probe, target: SocketAddr) -> Result<(), Failure> {
