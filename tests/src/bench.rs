@@ -4,6 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`stage`] | the real maps with services, backends, slots and flows; the programs; a namespace with routes |
+//! | [`offer`] | the services that rows are about |
 //! | [`row`] | one thing that is measured, and the list of all |
 //! | [`report`] | medians, the table, the rows as JSON, and the bars in words |
 //! | [`forward`] | packets per second through it, and through the kernel's own |
@@ -12,6 +13,7 @@
 
 pub mod chart;
 pub mod forward;
+pub mod offer;
 pub mod report;
 pub mod row;
 pub mod stage;

@@ -193,11 +193,18 @@ mod programs {
         XDP_TX
     }
 
-    /// Empties the load balancer's flow table of the recipe's flows.
+    /// Empties the load balancer's flow table of the recipe's flows, and of what their clients keep to.
     #[xdp(frags)]
     pub fn forget(ctx: XdpContext) -> u32 {
         let Some(tuple) = tuple(&ctx) else { return XDP_DROP };
         let _ = FLOWS.remove(&tuple);
+        let key = ServiceKey { address: tuple.vip, port: tuple.vip_port, protocol: tuple.protocol, width: 0 };
+        // SAFETY: nobody changes services while this runs.
+        if let Some(service) = unsafe { SERVICES.get(&key) }
+            && service.affinity_seconds != 0
+        {
+            let _ = FLOWS.remove(&service.affinity_key(&tuple));
+        }
         XDP_TX
     }
 

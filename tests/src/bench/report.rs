@@ -1,9 +1,12 @@
 //! Medians, the table for people, the rows for machines, and the bars in words.
 
-use lb_common::Mode;
+use lb_common::{Algorithm, Mode};
 use serde_json::{Value, json};
 
-use super::row::{self, Family, Floor, Names, Row, Scenario};
+use super::{
+    offer::Offer,
+    row::{self, Family, Floor, Names, Row, Scenario},
+};
 
 /// What was measured of one row.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +73,7 @@ pub fn json(measured: &[Measured]) -> Value {
 pub fn table(measured: &[Measured]) -> String {
     let mut text = format!(
         "nanoseconds of one packet: median, and from the first to the third quartile of the rounds\n\
-         {:<12} {:<9} {:<7} {:<22} {:>14} {:>14} {:>14}\n",
+         {:<12} {:<9} {:<7} {:<43} {:>14} {:>14} {:>14}\n",
         "program", "mode", "family", "scenario", "1 flow", "64 Ki flows", "1 Mi flows"
     );
     let mut lines: Vec<(Names, [String; 3])> = Vec::new();
@@ -78,14 +81,14 @@ pub fn table(measured: &[Measured]) -> String {
         let names = one.row.names();
         let column = row::FLOWS.iter().position(|&flows| flows == one.row.flows()).unwrap_or(0);
         let at = lines.iter().position(|(other, _)| *other == names).unwrap_or_else(|| {
-            lines.push((names, Default::default()));
+            lines.push((names.clone(), Default::default()));
             lines.len() - 1
         });
         lines[at].1[column] = format!("{:.0} ±{:.0}", one.net_ns, one.spread_ns / 2.0);
     }
     for ((program, mode, family, scenario), [one, some, many]) in lines {
         text +=
-            &format!("{program:<12} {mode:<9} {family:<7} {scenario:<22} {one:>14} {some:>14} {many:>14}\n");
+            &format!("{program:<12} {mode:<9} {family:<7} {scenario:<43} {one:>14} {some:>14} {many:>14}\n");
     }
     let wrapper = net(measured, Row::Floor(Floor::Loop, 1));
     if let (Some(of_loop), Some(one)) = (wrapper, measured.iter().find(|one| one.wrapper_ns > 0.0)) {
@@ -103,7 +106,9 @@ pub fn bars(measured: &[Measured]) -> Vec<String> {
     use Family::{V4, V6};
     use Scenario::{MovingHit, NotOurs, Settled, Syn};
     const FLOOR: &str = "the floor (parse and one hash lookup)";
-    let of = |mode, family, scenario, flows| net(measured, Row::Shipped(mode, family, scenario, flows));
+    let of = |mode, family, scenario, flows| {
+        net(measured, Row::Shipped(Offer::OnChange(mode), family, scenario, flows))
+    };
     let floor = |floor, flows| net(measured, Row::Floor(floor, flows));
     let (some, many) = (1 << 16, 1 << 20);
     let mut lines = Vec::new();
@@ -130,6 +135,18 @@ pub fn bars(measured: &[Measured]) -> Vec<String> {
         let than = "settled and one lookup in a plain hash";
         let hit = of(Mode::Nat, V4, MovingHit, some);
         compare("nat, moving-hit, 64 Ki flows".to_owned(), hit, than, Some(settled + (lookup - parse)), 15.0);
+    }
+    for flows in row::FLOWS {
+        let lookup = floor(Floor::ParseFlow, flows).zip(floor(Floor::Parse(V4), flows));
+        let allowed = floor(Floor::ParseService(V4), flows)
+            .zip(lookup)
+            .map(|(base, (lookup, parse))| base + lookup - parse);
+        for algorithm in Algorithm::ALL {
+            let row = Row::Shipped(Offer::By(algorithm), V4, Scenario::Established, flows);
+            let (.., scenario) = row.names();
+            let than = "the floor and one lookup in a plain hash";
+            compare(format!("{scenario}, {flows} flows"), net(measured, row), than, allowed, 45.0);
+        }
     }
     lines
 }

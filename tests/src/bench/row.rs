@@ -2,9 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::{Features, Mode};
+use lb_common::{Algorithm, Features, Mode};
 
-use super::recipe::{FRAME_LEN, Recipe};
+use super::{
+    offer::Offer,
+    recipe::{FRAME_LEN, Recipe},
+};
 use crate::packet::{Frame, flags};
 
 /// How many flows the packets are of.
@@ -33,8 +36,8 @@ pub enum Family {
 pub enum Row {
     /// A part only, to compare with.
     Floor(Floor, u32),
-    /// The shipped program: mode, family, scenario, flows.
-    Shipped(Mode, Family, Scenario, u32),
+    /// The shipped program: service, family, scenario, flows.
+    Shipped(Offer, Family, Scenario, u32),
 }
 
 /// Programs that do only a part.
@@ -70,6 +73,12 @@ pub enum Scenario {
     PinnedMiss,
     /// SYN in a settled slot.
     Syn,
+    /// Mid-flow, of a flow that is remembered because every flow is.
+    Established,
+    /// SYN of a new flow of a service that tracks every flow: a backend is chosen, and it is remembered.
+    Open,
+    /// FIN of a flow that is remembered: it is one of its backend's live connections no more.
+    Close,
     /// A datagram in a settled slot.
     Udp,
     /// A backend's reply, by the kernel's routes.
@@ -81,9 +90,19 @@ pub enum Scenario {
 }
 
 /// Program, mode, family, scenario.
-pub type Names = (&'static str, &'static str, &'static str, &'static str);
+pub type Names = (&'static str, &'static str, &'static str, String);
 
 impl Scenario {
+    /// Whether each of its packets is of a flow that is not remembered yet, and will be.
+    pub const fn inserts(self) -> bool {
+        matches!(self, Self::MovingInsert | Self::Open)
+    }
+
+    /// Whether it can be run but once over each flow.
+    pub const fn runs_once(self) -> bool {
+        self.inserts() || matches!(self, Self::Close)
+    }
+
     /// As it stands in a row.
     pub const fn name(self) -> &'static str {
         match self {
@@ -93,6 +112,9 @@ impl Scenario {
             Self::MovingHit => "moving-hit",
             Self::PinnedMiss => "pinned-miss",
             Self::Syn => "syn",
+            Self::Established => "established",
+            Self::Open => "new flow",
+            Self::Close => "fin",
             Self::Udp => "udp",
             Self::Reply => "reply",
             Self::NotOurs => "not-ours",
@@ -139,23 +161,37 @@ impl Row {
             (FullNat, V4, &[Settled]),
             (FullNat, V6, &[Settled]),
         ];
-        for (mode, family, scenarios) in tables {
+        let of = |offer, family, scenarios: &[Scenario]| {
+            let mut rows = Vec::new();
             for &scenario in scenarios {
-                // One flow is inserted once, which cannot be timed; and translations are fewer than 1 Mi.
-                let measurable = |flows: &u32| match (mode, scenario) {
-                    (FullNat, _) => *flows < FLOWS[2],
-                    (_, MovingInsert) => *flows > 1,
-                    _ => true,
-                };
-                let flows = FLOWS.into_iter().filter(measurable);
-                rows.extend(flows.map(|flows| Self::Shipped(mode, family, scenario, flows)));
+                let flows = FLOWS.into_iter().filter(|&flows| measurable(offer, family, scenario, flows));
+                rows.extend(flows.map(|flows| Self::Shipped(offer, family, scenario, flows)));
             }
+            rows
+        };
+        rows.extend(
+            tables
+                .iter()
+                .flat_map(|(mode, family, scenarios)| of(Offer::OnChange(*mode), *family, scenarios)),
+        );
+        rows.extend([V4, V6].iter().flat_map(|&family| of(Offer::Source, family, &[Settled, Syn])));
+        for algorithm in Algorithm::ALL {
+            rows.extend(of(Offer::By(algorithm), V4, &[Open, Established, Close]));
+        }
+        rows.extend(of(Offer::By(Algorithm::Maglev), V6, &[Open, Established, Close]));
+        for mode in [DsrL2, DsrIpip, DsrGue] {
+            for family in [V4, V6] {
+                rows.extend(of(Offer::In(mode), family, &[Open, Established]));
+            }
+        }
+        for family in [V4, V6] {
+            rows.extend(of(Offer::Affinity, family, &[Open, Established]));
         }
         rows
     }
 
     /// What it is called.
-    pub const fn names(self) -> Names {
+    pub fn names(self) -> Names {
         match self {
             Self::Floor(floor, _) => {
                 let (family, name) = match floor {
@@ -169,11 +205,14 @@ impl Row {
                     Floor::ParseService(family) => (family.name(), "parse+service"),
                     Floor::ParseFlow => ("ipv4", "parse+plain-hash"),
                 };
-                ("floor", "-", family, name)
+                ("floor", "-", family, name.to_owned())
             }
-            Self::Shipped(mode, family, scenario, _) => {
-                ("portcullis", mode_name(mode), family.name(), scenario.name())
-            }
+            Self::Shipped(offer, family, scenario, _) => (
+                "portcullis",
+                offer.mode_name(),
+                family.name(),
+                format!("{}{}", offer.prefix(), scenario.name()),
+            ),
         }
     }
 
@@ -189,7 +228,7 @@ impl Row {
         match self {
             Self::Floor(Floor::Grow(bytes), _) => bytes,
             Self::Floor(..) => 0,
-            Self::Shipped(mode, family, ..) => overhead(mode, family),
+            Self::Shipped(offer, family, ..) => overhead(offer.mode(), family),
         }
     }
 
@@ -198,25 +237,18 @@ impl Row {
         match self {
             Self::Floor(..) => Features::NONE,
             Self::Shipped(_, _, Scenario::AllFeatures, _) => Features::ALL,
-            Self::Shipped(mode, family, ..) => {
-                let of_mode = match mode {
-                    Mode::Nat | Mode::DsrL2 => Features::NONE,
-                    Mode::DsrIpip | Mode::DsrGue => Features::TUNNEL,
-                    Mode::FullNat => Features::FULL_NAT,
-                };
-                if family == Family::V6 { of_mode | Features::IPV6 } else { of_mode }
-            }
+            Self::Shipped(offer, family, ..) => offer.features(family),
         }
     }
 
     /// Its packets.
     pub fn recipe(self) -> Recipe {
-        let (mode, family, scenario) = match self {
+        let (offer, family, scenario) = match self {
             Self::Floor(Floor::Parse(family) | Floor::ParseService(family), _) => {
-                (Mode::Nat, family, Scenario::Settled)
+                (Offer::OnChange(Mode::Nat), family, Scenario::Settled)
             }
-            Self::Floor(..) => (Mode::Nat, Family::V4, Scenario::Settled),
-            Self::Shipped(mode, family, scenario, _) => (mode, family, scenario),
+            Self::Floor(..) => (Offer::OnChange(Mode::Nat), Family::V4, Scenario::Settled),
+            Self::Shipped(offer, family, scenario, _) => (offer, family, scenario),
         };
         let client = SocketAddr::new(clients(family), CLIENT_PORT);
         let port = if scenario == Scenario::NotOurs { VIP_PORT + 1 } else { VIP_PORT };
@@ -225,15 +257,16 @@ impl Row {
             source_mac: [2, 0, 0, 0, 9, 9],
             destination_mac: [2, 0, 0, 0, 9, 1],
             source: client,
-            destination: SocketAddr::new(vip(mode, family), port),
+            destination: SocketAddr::new(offer.vip(family), port),
             ttl: 64,
         };
         let towards_client = scenario == Scenario::Reply;
         let bytes = match scenario {
             Scenario::Udp => to_vip.udp(&[0x55; 12]),
-            Scenario::Syn => to_vip.tcp(flags::SYN, &[]),
+            Scenario::Syn | Scenario::Open => to_vip.tcp(flags::SYN, &[]),
+            Scenario::Close => to_vip.tcp(flags::FIN | flags::ACK, &[]),
             Scenario::Reply => {
-                Frame { source: backend(mode, family, 0), destination: client, ..to_vip }.tcp(flags::ACK, &[])
+                Frame { source: offer.backend(family, 0), destination: client, ..to_vip }.tcp(flags::ACK, &[])
             }
             Scenario::Drop => {
                 let mut bytes = to_vip.tcp(flags::ACK, &[]);
@@ -246,9 +279,10 @@ impl Row {
             | Scenario::MovingInsert
             | Scenario::MovingHit
             | Scenario::PinnedMiss
+            | Scenario::Established
             | Scenario::NotOurs => to_vip.tcp(flags::ACK, &[]),
         };
-        let multiplier = if scenario == Scenario::MovingInsert { IN_TURN } else { SHUFFLED };
+        let multiplier = if scenario.inserts() { IN_TURN } else { SHUFFLED };
         let (source_at, l4) = match family {
             Family::V4 => (26, 34),
             Family::V6 => (22, 54),
@@ -270,6 +304,19 @@ impl Row {
             ip_check_at: 0,
             l4_check_at: 0,
         }
+    }
+}
+
+impl Row {
+    /// Packets that fill a table with its flows.
+    pub fn filling(self) -> Recipe {
+        let row = match self {
+            Self::Shipped(offer, family, Scenario::Close, flows) => {
+                Self::Shipped(offer, family, Scenario::Established, flows)
+            }
+            other => other,
+        };
+        Recipe { multiplier: IN_TURN, ..row.recipe() }
     }
 }
 
@@ -305,34 +352,19 @@ pub const fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-const fn number(mode: Mode) -> u8 {
-    match mode {
-        Mode::Nat => 1,
-        Mode::DsrL2 => 2,
-        Mode::DsrIpip => 3,
-        Mode::DsrGue => 4,
-        Mode::FullNat => 5,
+/// Whether a row says what it is meant to.
+fn measurable(offer: Offer, family: Family, scenario: Scenario, flows: u32) -> bool {
+    let (one, many) = (flows == FLOWS[0], flows == FLOWS[2]);
+    match offer {
+        // Translations are fewer than 1 Mi.
+        Offer::OnChange(Mode::FullNat) => !many,
+        // One flow is inserted, and closed, once, which cannot be timed.
+        _ if scenario.runs_once() && one => false,
+        Offer::OnChange(_) | Offer::Source => true,
+        // To fill the table takes seconds, and what it costs is told by the other rows.
+        Offer::By(_) => !many || (scenario == Scenario::Established && family == Family::V4),
+        Offer::In(_) | Offer::Affinity => !many,
     }
-}
-
-/// Where clients reach the services of a mode.
-pub const fn vip(mode: Mode, family: Family) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::new(203, 0, 113, number(mode))),
-        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, number(mode) as u16)),
-    }
-}
-
-/// Address and port of backend `index` of the services of a mode.
-pub const fn backend(mode: Mode, family: Family, index: u8) -> SocketAddr {
-    let port = if mode.keeps_destination() { VIP_PORT } else { 8080 };
-    let address = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 9, number(mode), 1 + index)),
-        Family::V6 => {
-            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, number(mode) as u16, 1 + index as u16))
-        }
-    };
-    SocketAddr::new(address, port)
 }
 
 /// Low 16 bits zero: the flow's number fills them.

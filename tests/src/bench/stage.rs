@@ -2,7 +2,11 @@
 //! program by its pin, the measuring programs over the same maps, and a namespace whose routes lead to
 //! clients.
 
-use std::{collections::HashMap, path::PathBuf, thread};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -11,8 +15,8 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
-    BackendState, Features, FragmentPolicy, Interface, Mac, Mode, NextHop, Port, Protocol, ServiceKey,
-    ServiceSettings, Settings, Slot, SlotState, Tracking, limits::maps,
+    BackendState, Features, FragmentPolicy, Interface, Mac, NextHop, Port, Protocol, ServiceKey, Settings,
+    Slot, SlotState, limits::maps,
 };
 use lb_control::{
     datapath::{
@@ -25,6 +29,7 @@ use lb_control::{
 };
 
 use super::{
+    offer::Offer,
     recipe::{FRAME_LEN, Recipe},
     row::{self, Family, Floor, Row, Scenario},
 };
@@ -33,11 +38,19 @@ use crate::netns::{Namespace, cable};
 const BACKENDS: u8 = 100;
 /// The interface that packets come in by and go out of again.
 const INTERFACE: &str = "lb0";
-/// Longer than any measurement: no flow idles out.
-const FLOW_IDLE_SECONDS: u32 = 3_600;
+/// The shipped programs after the first, by `Stage`.
+const NEXT: [&str; 8] = [
+    "portcullis_uncommon",
+    "portcullis_control",
+    "portcullis_full_nat",
+    "portcullis_full_nat_open",
+    "portcullis_fragment",
+    "portcullis_track",
+    "portcullis_open",
+    "portcullis_reset",
+];
 const PROGRAMS: [&str; 8] =
     ["wrapper", "empty", "grow", "parse_only", "parse_and_service", "parse_and_flow", "fill_plain", "forget"];
-const MODES: [Mode; 5] = [Mode::Nat, Mode::DsrL2, Mode::DsrIpip, Mode::DsrGue, Mode::FullNat];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Two namespaces with a cable: the balancer's, with a default route to the other's neighbour.
@@ -83,7 +96,9 @@ pub struct Stage {
     /// As the engine built them: every service's slots settled.
     tables: HashMap<ServiceKey, (u32, Vec<Slot>)>,
     slots: HashMap<ServiceKey, SlotState>,
-    remembered: Option<(Mode, Family, u32)>,
+    remembered: Option<(Offer, Family, u32)>,
+    /// Flows that are in the table, but over.
+    closed: Option<(Offer, Family, u32)>,
 }
 
 impl Stage {
@@ -106,16 +121,7 @@ impl Stage {
         let mut shipped: Vec<(Features, Ebpf)> = Vec::new();
         for features in Row::all().into_iter().map(Row::features) {
             if shipped.iter().all(|(known, _)| *known != features) {
-                let mut loader = EbpfLoader::new();
-                loader.override_global("FEATURES", &features, true);
-                // As the engine's copy: errors only.
-                loader.override_global("AYA_LOG_LEVEL", &1u8, true);
-                for name in maps::ALL {
-                    loader.map_pin_path(name, pins.join(name));
-                }
-                let mut object = loader.load(load_balancer).context("loading over the pinned maps")?;
-                xdp_mut(&mut object, "portcullis")?
-                    .load()
+                let object = load_shipped(load_balancer, features, &pins)
                     .with_context(|| format!("loading {features:?}"))?;
                 shipped.push((features, object));
             }
@@ -145,9 +151,10 @@ impl Stage {
             tables,
             slots: HashMap::new(),
             remembered: None,
+            closed: None,
         };
         let all = row::FLOWS[row::FLOWS.len() - 1];
-        stage.put_recipe(filling(Mode::Nat, Family::V4, all))?;
+        stage.put_recipe(Row::Floor(Floor::ParseFlow, all).filling())?;
         stage.put_program("fill_plain")?;
         stage.run("wrapper", all)?;
         Ok(stage)
@@ -155,22 +162,24 @@ impl Stage {
 
     /// Brings maps and wrapper into the state that `row` is measured in.
     pub fn prepare(&mut self, row: Row) -> Result<()> {
-        if let Row::Shipped(mode, family, scenario, flows) = row {
+        if let Row::Shipped(offer, family, scenario, flows) = row {
             let state = match scenario {
                 Scenario::MovingHit | Scenario::MovingInsert => SlotState::Moving,
                 Scenario::PinnedMiss => SlotState::Pinned,
                 _ => SlotState::Settled,
             };
-            self.put_slots(mode, family, state)?;
-            if scenario == Scenario::MovingHit {
-                if self.remembered != Some((mode, family, flows)) {
+            self.put_slots(offer, family, state)?;
+            let wanted = Some((offer, family, flows));
+            if matches!(scenario, Scenario::MovingHit | Scenario::Established | Scenario::Close) {
+                if self.remembered != wanted {
                     self.forget()?;
-                    let filling = filling(mode, family, flows);
-                    self.put_recipe(filling)?;
+                    self.put_recipe(row.filling())?;
                     self.put_shipped(row.features())?;
                     self.run("wrapper", flows)?;
-                    self.remembered = Some((mode, family, flows));
                 }
+                // Once it was closed, a flow is not what others are measured with.
+                self.remembered = if scenario == Scenario::Close { None } else { wanted };
+                self.closed = if scenario == Scenario::Close { wanted } else { None };
             } else {
                 self.forget()?;
             }
@@ -200,8 +209,10 @@ impl Stage {
             Row::Floor(Floor::Loop, _) => self.run("empty", repeat)?,
             _ => self.run("wrapper", repeat)?,
         };
-        if let Row::Shipped(mode, family, Scenario::MovingInsert, flows) = row {
-            self.remembered = Some((mode, family, flows));
+        if let Row::Shipped(offer, family, scenario, flows) = row
+            && scenario.inserts()
+        {
+            self.remembered = Some((offer, family, flows));
         }
         Ok(outcome)
     }
@@ -233,8 +244,8 @@ impl Stage {
 
     /// Empties the flow table.
     fn forget(&mut self) -> Result<()> {
-        if let Some((mode, family, flows)) = self.remembered.take() {
-            let mut recipe = Row::Shipped(mode, family, Scenario::MovingHit, flows).recipe();
+        if let Some((offer, family, flows)) = self.remembered.take().or(self.closed.take()) {
+            let mut recipe = Row::Shipped(offer, family, Scenario::Established, flows).filling();
             recipe.grown = 0;
             self.put_recipe(recipe)?;
             self.put_program("forget")?;
@@ -243,10 +254,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Gives every slot of a mode's services this state; where it moved, from the owner of the slot beside it.
-    fn put_slots(&mut self, mode: Mode, family: Family, state: SlotState) -> Result<()> {
+    /// Gives every slot of a service, of both protocols, this state; where it moved, from the owner of the slot beside it.
+    fn put_slots(&mut self, offer: Offer, family: Family, state: SlotState) -> Result<()> {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let key = service_key(mode, family, protocol);
+            let key = service_key(offer, family, protocol);
             if self.slots.get(&key).copied().unwrap_or(SlotState::Settled) == state {
                 continue;
             }
@@ -304,6 +315,32 @@ impl Stage {
     }
 }
 
+/// Loads the shipped object for these features over the engine's maps, with a map of its own by which its programs find
+/// each other.
+fn load_shipped(load_balancer: &[u8], features: Features, pins: &Path) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("FEATURES", &features, true);
+    // As the engine's copy: errors only.
+    loader.override_global("AYA_LOG_LEVEL", &1u8, true);
+    for name in maps::ALL.into_iter().filter(|name| *name != maps::PROGRAMS) {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    let mut object = loader.load(load_balancer).context("loading over the pinned maps")?;
+    let mut next = Vec::new();
+    for name in NEXT {
+        let program = xdp_mut(&mut object, name)?;
+        program.load().with_context(|| format!("loading {name}"))?;
+        next.push(program.fd()?.try_clone()?);
+    }
+    xdp_mut(&mut object, "portcullis")?.load()?;
+    let map = object.map_mut(maps::PROGRAMS).context("no map PROGRAMS")?;
+    let mut map: ProgramArray<&mut MapData> = map.try_into().context("PROGRAMS")?;
+    for (index, program) in (0..).zip(&next) {
+        map.set(index, program, 0)?;
+    }
+    Ok(object)
+}
+
 /// Runs a program over a frame of zeroes that comes in by an interface; nanoseconds of one run.
 fn run(program: &Xdp, ifindex: u32, repeat: u32) -> Result<(f64, u32)> {
     let packet = [0u8; FRAME_LEN];
@@ -337,25 +374,20 @@ pub fn xdp_mut<'p>(programs: &'p mut Ebpf, name: &str) -> Result<&'p mut Xdp> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 
-/// Packets that fill a table with flows.
-fn filling(mode: Mode, family: Family, flows: u32) -> Recipe {
-    Row::Shipped(mode, family, Scenario::MovingInsert, flows).recipe()
-}
-
-fn service_key(mode: Mode, family: Family, protocol: Protocol) -> ServiceKey {
-    let vip = std::net::SocketAddr::new(row::vip(mode, family), row::VIP_PORT);
+fn service_key(offer: Offer, family: Family, protocol: Protocol) -> ServiceKey {
+    let vip = std::net::SocketAddr::new(offer.vip(family), row::VIP_PORT);
     ServiceKey { address: to_map(vip.ip()), port: Port::new(vip.port()), protocol: protocol as u8, width: 0 }
 }
 
-/// Every mode and family with both protocols, a hundred backends each, every next hop known.
+/// Every service in both families with both protocols, a hundred backends each, every next hop known.
 fn target(ifindex: u32) -> Target {
-    let backends = |mode, family| {
+    let backends = |offer: Offer, family| {
         (0..BACKENDS)
             .map(|number| TargetBackend {
                 max_connections: 0,
                 server_id: None,
-                address: to_map(row::backend(mode, family, number).ip()),
-                port: Port::new(row::backend(mode, family, number).port()),
+                address: to_map(offer.backend(family, number).ip()),
+                port: Port::new(offer.backend(family, number).port()),
                 weight: 1,
                 share: 1,
                 resets: false,
@@ -365,17 +397,17 @@ fn target(ifindex: u32) -> Target {
             .collect()
     };
     let mut services = Vec::new();
-    for mode in MODES {
+    for offer in Offer::all() {
         for family in FAMILIES {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 services.push(TargetService {
-                    key: service_key(mode, family, protocol),
+                    key: service_key(offer, family, protocol),
                     last_port: 0,
-                    settings: ServiceSettings::new(mode, Tracking::OnChange, FLOW_IDLE_SECONDS),
+                    settings: offer.settings(),
                     fragments: FragmentPolicy::Drop,
                     answer_echo: false,
                     answer_arp: false,
-                    backends: backends(mode, family),
+                    backends: backends(offer, family),
                 });
             }
         }

@@ -96,6 +96,7 @@ impl Row {
         let now = monotonic_seconds();
         let mut times = Vec::new();
         for _ in 0..rounds.max(1) {
+            let swap = Change::WriteSlots(0, before.clone());
             let started = Instant::now();
             match self.work {
                 Work::Build => drop(black_box(maglev::build(black_box(&candidates), self.slots))),
@@ -107,7 +108,7 @@ impl Row {
                     let owners = maglev::build(black_box(&candidates), self.slots);
                     drop(black_box(settle::change_owners(&before, &owners, |_| true, now)));
                 }
-                Work::Swap => datapath.apply(&Change::WriteSlots(0, before.clone()))?,
+                Work::Swap => datapath.apply(&swap)?,
             }
             times.push(micros(started.elapsed()));
         }

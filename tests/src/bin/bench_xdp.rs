@@ -7,6 +7,7 @@ use clap::Parser;
 use lb_common::{Mode, Reason};
 use tests::{
     bench::{
+        offer::Offer,
         pin_to_cpu, report,
         row::{Family, Floor, Row, Scenario},
         stage::{Routes, Stage},
@@ -111,12 +112,12 @@ fn measure(mut stage: Stage, args: &Args) -> Result<(Rounds, Vec<String>)> {
 type Rounds = Vec<(Row, Vec<f64>)>;
 
 /// What two CPUs run at once.
-const AT_ONCE: Row = Row::Shipped(Mode::Nat, Family::V4, Scenario::Settled, 1 << 16);
+const AT_ONCE: Row = Row::Shipped(Offer::OnChange(Mode::Nat), Family::V4, Scenario::Settled, 1 << 16);
 
 fn measure_row(stage: &mut Stage, row: Row) -> Result<f64> {
     let repeat = match row {
         // Each flow once, on purpose without a warm-up.
-        Row::Shipped(_, _, Scenario::MovingInsert, flows) => flows,
+        Row::Shipped(_, _, scenario, flows) if scenario.runs_once() => flows,
         _ => {
             stage.measure(row, WARM_UP)?;
             REPEAT
@@ -136,7 +137,11 @@ fn measure_row(stage: &mut Stage, row: Row) -> Result<f64> {
         const XDP_TX: u32 = 3;
         ensure!(action == XDP_TX, "{row:?}: action {action}");
     }
-    if let Row::Shipped(_, _, Scenario::MovingInsert, flows) = row {
+    if let Row::Shipped(offer, _, scenario, flows) = row
+        && scenario.inserts()
+    {
+        // Sixteen flows of a client have an entry more.
+        let flows = if offer == Offer::Affinity { flows + flows / 16 } else { flows };
         let remembered = stage.flow_count()?;
         ensure!(remembered == flows as usize, "{row:?}: {remembered} of {flows} flows are remembered");
     }
@@ -152,6 +157,9 @@ const fn reason(scenario: Scenario) -> Reason {
         | Scenario::MovingHit
         | Scenario::PinnedMiss
         | Scenario::Syn
+        | Scenario::Established
+        | Scenario::Open
+        | Scenario::Close
         | Scenario::Udp => Reason::Forwarded,
         Scenario::Reply => Reason::Replied,
         Scenario::NotOurs => Reason::NotOurs,

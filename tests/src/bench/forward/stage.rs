@@ -393,7 +393,7 @@ fn target(outside: u32) -> Target {
     let own = |text: &str| to_map(text.parse().expect("an address"));
     let interface = Interface { mac: Mac::new(world::OUT_MAC).word(), ifindex: outside, mtu: 1_500 };
     Target {
-        services,
+        services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![(0, interface)],
         locals: vec![own("10.8.0.1"), own("2001:db8:8::1")],
         program: Settings {
