@@ -30,7 +30,10 @@ pub use self::{
     listen::{ListenError, Listeners, TcpConfig},
     openapi::DOCUMENT as OPENAPI,
 };
-use crate::{desired::DesiredState, status::Observe};
+use crate::{
+    desired::DesiredState,
+    status::{DryRuns, Observe},
+};
 
 /// The largest body of a request: a service with 4,096 backends takes about 300 KiB.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -41,6 +44,8 @@ pub struct AppState {
     pub desired: Arc<DesiredState>,
     /// Tells what became of them.
     pub observer: Arc<dyn Observe>,
+    /// Tells what would become of others.
+    pub engine: Arc<dyn DryRuns>,
 }
 
 type Shared = Arc<AppState>;

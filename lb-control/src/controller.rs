@@ -11,6 +11,7 @@
 
 pub mod admission;
 mod adopt;
+mod dry_run;
 pub mod engine_thread;
 pub mod host;
 pub mod interfaces;

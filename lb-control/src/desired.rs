@@ -22,7 +22,7 @@ use crate::{
     target::{TargetBackend, TargetService},
 };
 
-pub use self::active::{Active, active, active_backend, effective_state};
+pub use self::active::{Active, CUT_SECONDS, active, active_backend, effective_state};
 
 /// The live world's say in an order: what the validated order alone does not tell, such as routes.
 pub trait Admission: Send + Sync {
@@ -51,6 +51,15 @@ struct Orders {
     last_order: u64,
     /// Generations up to here are never given out again after a restart.
     reserved: u64,
+}
+
+/// An order that may be stored.
+struct Admitted<T> {
+    answer: T,
+    before: Arc<Desired>,
+    after: Desired,
+    /// Nothing, where it changes nothing.
+    changed: Vec<String>,
 }
 
 /// Health changes reserve generations in blocks, so that they need no write each.
@@ -133,12 +142,41 @@ impl DesiredState {
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
     ) -> Result<(T, Arc<Desired>), Refusal> {
         let mut orders = self.lock();
+        let Admitted { answer, before, after, changed } = self.admit(&orders, condition, edit)?;
+        if changed.is_empty() {
+            return Ok((answer, before));
+        }
+        orders.store.save(&after, &changed).map_err(|error| Refusal::Store(error.to_string()))?;
+        orders.note(&after, changed);
+        let after = Arc::new(after);
+        self.published.send_replace(after.clone());
+        Ok((answer, after))
+    }
+
+    /// The state that an order would make, which is checked like any and then forgotten; its generation is that of the
+    /// state it would change.
+    pub fn rehearse<T>(
+        &self,
+        condition: Condition<'_>,
+        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
+    ) -> Result<(T, Arc<Desired>), Refusal> {
+        let Admitted { answer, before, mut after, .. } = self.admit(&self.lock(), condition, edit)?;
+        after.generation = before.generation;
+        Ok((answer, Arc::new(after)))
+    }
+
+    fn admit<T>(
+        &self,
+        orders: &Orders,
+        condition: Condition<'_>,
+        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
+    ) -> Result<Admitted<T>, Refusal> {
         let before = self.current();
         orders.check(condition, before.generation)?;
         let mut after = (*before).clone();
         let answer = edit(&mut after)?;
         if after.services == before.services {
-            return Ok((answer, before));
+            return Ok(Admitted { answer, before, after, changed: Vec::new() });
         }
         after.generation = before.generation + 1;
         let changed = model::changed_services(&before, &after);
@@ -149,11 +187,7 @@ impl DesiredState {
         if let Some(admission) = self.admission.get() {
             admission.check(&before, &after)?;
         }
-        orders.store.save(&after, &changed).map_err(|error| Refusal::Store(error.to_string()))?;
-        orders.note(&after, changed);
-        let after = Arc::new(after);
-        self.published.send_replace(after.clone());
-        Ok((answer, after))
+        Ok(Admitted { answer, before, after, changed })
     }
 
     /// Takes a verdict of the health checks. Returns the generation that has it, or `None` where nothing

@@ -12,7 +12,7 @@ use lb_common::BackendState;
 use crate::{
     desired::active,
     model::{Desired, address::place},
-    status::{AttachMode, CounterValues, Observed},
+    status::{AttachMode, BackendStatus, CounterValues, Observed},
 };
 
 /// All metrics; `answers` of the API by their outcome.
@@ -33,6 +33,7 @@ pub fn render(
     for (outcome, count) in answers {
         out.sample("api_answers_total", &[("outcome", outcome)], count);
     }
+    totals(&mut out, observed);
     flow_table(&mut out, observed);
     translation_table(&mut out, observed);
     out.family("interface_attached", "gauge", "1 where the program runs on the interface.");
@@ -60,6 +61,9 @@ fn flow_table(out: &mut Text, observed: &Observed) {
     out.sample("flow_table_capacity", &[], table.capacity);
     out.family("flow_table_entries", "gauge", "Flows that are remembered.");
     out.sample("flow_table_entries", &[], table.entries);
+    let help = "Clients' networks whose backend is remembered, among the entries.";
+    out.family("flow_table_affinities", "gauge", help);
+    out.sample("flow_table_affinities", &[], table.affinities);
     out.family("flow_table_refused_total", "counter", "Flows that the full table refused to remember.");
     out.sample("flow_table_refused_total", &[], table.refused);
 }
@@ -72,13 +76,30 @@ fn translation_table(out: &mut Text, observed: &Observed) {
     out.sample("translation_table_entries", &[], table.entries);
 }
 
-const COUNTERS: [Counter; 4] = [
+fn totals(out: &mut Text, observed: &Observed) {
+    let totals = observed.totals;
+    out.family("slots_moved_total", "counter", "Slots that got another owner since the controller started.");
+    out.sample("slots_moved_total", &[], totals.slots_moved);
+    let help = "Flows that orders cut since the controller started, as far as they were known.";
+    out.family("flows_cut_total", "counter", help);
+    out.sample("flows_cut_total", &[], totals.flows_cut);
+    let help = "How often a backend's live connections were corrected since the controller started.";
+    out.family("connection_corrections_total", "counter", help);
+    out.sample("connection_corrections_total", &[], totals.corrections);
+}
+
+const COUNTERS: [Counter; 5] = [
     ("packets_total", "Packets from clients that were sent on.", |counters| counters.packets),
     ("bytes_total", "Bytes of packets that were sent on, from the IP header on.", |counters| counters.bytes),
     ("new_flows_total", "TCP SYNs, or UDP flows remembered anew.", |counters| counters.new_flows),
     ("refused_flows_total", "Flows that the full table refused to remember.", |counters| {
         counters.refused_flows
     }),
+    (
+        "overflowed_total",
+        "New flows that went past a backend with as many connections as it may have.",
+        |counters| counters.overflowed,
+    ),
 ];
 type Counter = (&'static str, &'static str, fn(&CounterValues) -> u64);
 
@@ -96,7 +117,22 @@ fn services(out: &mut Text, observed: &Observed) {
             out.sample("service_slots", &[("service", service), ("state", state)], count);
         }
     }
+    out.family("service_flows_pinned", "gauge", "Remembered flows that pinned slots wait for.");
+    for (service, seen) in &observed.services {
+        out.sample("service_flows_pinned", &[("service", service)], seen.flows_pinned);
+    }
 }
+
+type Gauge = (&'static str, &'static str, fn(&BackendStatus) -> f64);
+const GAUGES: [Gauge; 3] = [
+    ("tracked_flows", "Remembered and translated flows of the backend.", |seen| seen.tracked_flows as f64),
+    ("connections", "Live connections, where every flow is tracked or translated.", |seen| {
+        seen.connections as f64
+    }),
+    ("response_seconds", "Smoothed response time with least-response-time; 0: not known.", |seen| {
+        f64::from(seen.response_micros) / 1e6
+    }),
+];
 
 fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u64) {
     for (name, help, value) in COUNTERS {
@@ -109,11 +145,14 @@ fn backends(out: &mut Text, desired: &Desired, observed: &Observed, now_unix: u6
             }
         }
     }
-    out.family("backend_tracked_flows", "gauge", "Remembered and translated flows of the backend.");
-    for (service, seen) in &observed.services {
-        for (at, backend) in &seen.backends {
-            let labels = [("service", service.as_str()), ("backend", &place(at))];
-            out.sample("backend_tracked_flows", &labels, backend.tracked_flows);
+    for (name, help, value) in GAUGES {
+        let name = format!("backend_{name}");
+        out.family(&name, "gauge", help);
+        for (service, seen) in &observed.services {
+            for (at, backend) in &seen.backends {
+                let labels = [("service", service.as_str()), ("backend", &place(at))];
+                out.sample(&name, &labels, value(backend));
+            }
         }
     }
     let help = "What is sent to the backend: 0 nothing, 1 all, 2 old flows only, 3 resets.";

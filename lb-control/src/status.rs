@@ -1,9 +1,14 @@
 //! What is observed of the data plane, as plain data that the API serialises, and the trait that the
 //! control loop implements to provide it.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use serde::Serialize;
+
+use crate::{
+    engine::{DrainEnd, DrainReport},
+    model::Desired,
+};
 
 /// Eyes on the data plane. Both calls return at once and never wait for the control loop.
 pub trait Observe: Send + Sync {
@@ -12,6 +17,64 @@ pub trait Observe: Send + Sync {
 
     /// The generation that is wholly installed; zero before the first.
     fn installed_generation(&self) -> u64;
+}
+
+/// Tells what a state would do to slots and flows, if it came after another; in words, where it cannot.
+pub trait DryRuns: Send + Sync {
+    /// Asks the engine; it answers within a second where there are millions of flows.
+    fn dry_run(
+        &self,
+        before: Arc<Desired>,
+        after: Arc<Desired>,
+    ) -> Pin<Box<dyn Future<Output = Result<DryRun, String>> + Send + '_>>;
+}
+
+/// What an order would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DryRun {
+    /// The generation that the order would change.
+    pub generation: u64,
+    /// Slots that would get another owner.
+    pub slots_moved: u64,
+    /// Live flows that are known in these slots: they stay where they are while their backend serves.
+    pub live_flows: u64,
+    /// Live flows that are known of backends that would serve no more.
+    pub flows_cut: u64,
+    /// Whether these are all.
+    pub exact: bool,
+    /// By service; only those that the order would touch.
+    pub services: Vec<ServiceDryRun>,
+    /// What would not fit in the tables, for people.
+    pub shortages: Vec<String>,
+}
+
+/// What an order would do to one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "as in DryRun")]
+pub struct ServiceDryRun {
+    pub name: String,
+    /// Slots of its table.
+    pub slots: u32,
+    pub slots_moved: u32,
+    pub live_flows: u64,
+    pub flows_cut: u64,
+    pub exact: bool,
+}
+
+impl DryRun {
+    /// The sums of what an order would do to `services`.
+    pub fn new(generation: u64, services: Vec<ServiceDryRun>, shortages: Vec<String>) -> Self {
+        let sum = |part: fn(&ServiceDryRun) -> u64| services.iter().map(part).sum();
+        Self {
+            generation,
+            slots_moved: sum(|one| one.slots_moved.into()),
+            live_flows: sum(|one| one.live_flows),
+            flows_cut: sum(|one| one.flows_cut),
+            exact: services.iter().all(|one| one.exact),
+            services,
+            shortages,
+        }
+    }
 }
 
 /// One observation of everything.
@@ -31,6 +94,8 @@ pub struct Observed {
     pub flow_table: FlowTable,
     /// The table of `full-nat`.
     pub translation_table: TranslationTable,
+    /// What was done since the controller started.
+    pub totals: Totals,
 }
 
 impl Observed {
@@ -124,6 +189,17 @@ pub struct DrainStatus {
     pub ended: Option<DrainEnding>,
 }
 
+impl From<DrainReport> for DrainStatus {
+    fn from(report: DrainReport) -> Self {
+        let DrainReport { live_flows, exact, exact_after_seconds, ended } = report;
+        let ended = ended.map(|ended| match ended {
+            DrainEnd::Empty => DrainEnding::Empty,
+            DrainEnd::Cut(flows) => DrainEnding::Cut(flows.into()),
+        });
+        Self { live_flows: live_flows.into(), exact, exact_after_seconds, ended }
+    }
+}
+
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainEnding {
@@ -215,6 +291,17 @@ impl ReasonCount {
     }
 }
 
+/// What was done since the controller started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Slots that got another owner.
+    pub slots_moved: u64,
+    /// Flows that orders cut with the backends that they took away, as far as they were known.
+    pub flows_cut: u64,
+    /// Live connections of a backend that were corrected.
+    pub corrections: u64,
+}
+
 /// The table of remembered flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FlowTable {
@@ -222,6 +309,8 @@ pub struct FlowTable {
     pub capacity: u32,
     /// How many it holds.
     pub entries: u64,
+    /// Among them clients' networks whose backend is remembered.
+    pub affinities: u64,
     /// How many it refused, as far as this controller has seen.
     pub refused: u64,
 }

@@ -83,8 +83,8 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let spec: BackendSpec = body.decode()?;
     let service_name = name.clone();
-    let (at, desired) = give(&state, terms, &name, move |state, _| {
-        state.desired.order(terms.on_service(&service_name), |desired| {
+    let given = give(&state, terms, &name, move |state, _| {
+        state.order(terms, terms.on_service(&service_name), |desired| {
             let service = find_mut(desired, &service_name)?;
             let (at, backend) = Backend::new(&spec, service).map_err(Refusal::Invalid)?;
             if service.backends.contains_key(&at) {
@@ -95,10 +95,12 @@ pub async fn create(
         })
     })
     .await?;
-    let location = HeaderValue::from_str(&format!("/v1/services/{name}/backends/{}", place(&at)))
-        .map_err(|_| ApiError::Internal)?;
-    let shown = show(&state, &desired, &name, &place(&at))?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], shown).into_response())
+    given.answer(|at, desired| {
+        let location = HeaderValue::from_str(&format!("/v1/services/{name}/backends/{}", place(&at)))
+            .map_err(|_| ApiError::Internal)?;
+        let shown = show(&state, &desired, &name, &place(&at))?;
+        Ok((StatusCode::CREATED, [(header::LOCATION, location)], shown).into_response())
+    })
 }
 
 pub async fn read(
@@ -116,8 +118,8 @@ pub async fn replace(
 ) -> Result<Response, ApiError> {
     let sent: Value = body.decode()?;
     let (service_name, path) = (name.clone(), backend.clone());
-    let (created, desired) = give(&state, terms, &name, move |state, _| {
-        state.desired.order(terms.on_service(&service_name), |desired| {
+    let given = give(&state, terms, &name, move |state, _| {
+        state.order(terms, terms.on_service(&service_name), |desired| {
             let service = find_mut(desired, &service_name)?;
             let at = parse(&path)?;
             if terms.if_match == Some(IfMatch::Any) && !service.backends.contains_key(&at) {
@@ -127,8 +129,10 @@ pub async fn replace(
         })
     })
     .await?;
-    let shown = show(&state, &desired, &name, &backend)?;
-    Ok(if created { (StatusCode::CREATED, shown).into_response() } else { shown })
+    given.answer(|created, desired| {
+        let shown = show(&state, &desired, &name, &backend)?;
+        Ok(if created { (StatusCode::CREATED, shown).into_response() } else { shown })
+    })
 }
 
 pub async fn change(
@@ -176,9 +180,9 @@ pub async fn delete(
     terms: Terms,
 ) -> Result<Response, ApiError> {
     let service_name = name.clone();
-    let (cut, desired) = give(&state, terms, &name, move |state, _| {
+    let given = give(&state, terms, &name, move |state, _| {
         let observed = state.observer.observe();
-        state.desired.order(terms.on_service(&service_name), |desired| {
+        state.order(terms, terms.on_service(&service_name), |desired| {
             let service = find_mut(desired, &service_name)?;
             let at = find_backend(service, &backend)?;
             service.backends.remove(&at);
@@ -186,7 +190,7 @@ pub async fn delete(
         })
     })
     .await?;
-    Ok(deleted(&desired, cut))
+    given.answer(|cut, desired| Ok(deleted(&desired, cut)))
 }
 
 /// Gives an order on a backend that exists and shows the backend.
@@ -198,15 +202,15 @@ async fn order_on(
     edit: impl FnOnce(&mut Service, SocketAddr) -> Result<(), Refusal> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let (service_name, path) = (name.clone(), backend.clone());
-    let ((), desired) = give(&state, terms, &name, move |state, _| {
-        state.desired.order(terms.on_service(&service_name), |desired| {
+    let given = give(&state, terms, &name, move |state, _| {
+        state.order(terms, terms.on_service(&service_name), |desired| {
             let service = find_mut(desired, &service_name)?;
             let at = find_backend(service, &path)?;
             edit(service, at)
         })
     })
     .await?;
-    show(&state, &desired, &name, &backend)
+    given.answer(|(), desired| show(&state, &desired, &name, &backend))
 }
 
 fn show(state: &Shared, desired: &Arc<Desired>, name: &str, path: &str) -> Result<Response, ApiError> {

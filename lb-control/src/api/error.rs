@@ -41,6 +41,8 @@ pub enum ApiError {
     NoSuchRoute(String),
     /// The path does not take this method.
     MethodNotAllowed(String),
+    /// What an order would do cannot be told.
+    DryRun(String),
     /// A defect.
     Internal,
 }
@@ -134,6 +136,13 @@ impl ApiError {
                 "bad-condition",
                 "If-Match is not a generation",
                 format!("found {found}; write If-Match: \"7\" for generation 7, or *"),
+                vec![],
+            ),
+            Self::DryRun(reason) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-dry-run",
+                "What the order would do cannot be told",
+                reason,
                 vec![],
             ),
             Self::BadQuery(error) => (

@@ -6,8 +6,10 @@ use std::{
 };
 
 use axum::{
+    Json,
     extract::FromRequestParts,
     http::{header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 
@@ -15,6 +17,7 @@ use super::{ApiError, AppState, Shared, error::Places};
 use crate::{
     desired::Condition,
     model::{Desired, FieldError, Refusal},
+    status::DryRun,
 };
 
 /// How long `?wait=installed` waits: a change is installed within milliseconds.
@@ -28,6 +31,8 @@ pub struct Terms {
     pub if_match: Option<IfMatch>,
     /// `?wait=installed`.
     pub wait: bool,
+    /// `?dry_run=true`: nothing is changed.
+    pub dry_run: bool,
 }
 
 /// What `If-Match` asks of the resource.
@@ -43,21 +48,31 @@ pub enum IfMatch {
 #[serde(deny_unknown_fields)]
 struct Query {
     wait: Option<String>,
+    dry_run: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Terms {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let bad_query = |rule: &str| ApiError::BadQuery(FieldError::new("wait", rule));
-        let query = axum::extract::Query::<Query>::try_from_uri(&parts.uri)
-            .map_err(|_| bad_query("is the only parameter"))?;
+        let bad_query = |field: &str, rule: &str| Err(ApiError::BadQuery(FieldError::new(field, rule)));
+        let Ok(query) = axum::extract::Query::<Query>::try_from_uri(&parts.uri) else {
+            return bad_query("", "parameters are wait and dry_run, each once");
+        };
         let wait = match query.wait.as_deref() {
             None => false,
             Some("installed") => true,
-            Some(_) => return Err(bad_query("must be installed")),
+            Some(_) => return bad_query("wait", "must be installed"),
         };
-        Ok(Self { if_match: if_match(parts)?, wait })
+        let dry_run = match query.dry_run.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return bad_query("dry_run", "must be true or false"),
+        };
+        if wait && dry_run {
+            return bad_query("wait", "must be left out beside dry_run, which installs nothing");
+        }
+        Ok(Self { if_match: if_match(parts)?, wait, dry_run })
     }
 }
 
@@ -94,15 +109,51 @@ impl Terms {
     }
 }
 
+/// What came of an order.
+pub enum Given<T> {
+    /// It was given: what its edit answered, and the state that has it.
+    Order(T, Arc<Desired>),
+    /// It was only asked what it would do.
+    DryRun(Box<DryRun>),
+}
+
+impl<T> Given<T> {
+    /// The answer to the client: as `show` makes it, or what the order would do.
+    pub fn answer(
+        self,
+        show: impl FnOnce(T, Arc<Desired>) -> Result<Response, ApiError>,
+    ) -> Result<Response, ApiError> {
+        match self {
+            Self::Order(answer, desired) => show(answer, desired),
+            Self::DryRun(told) => Ok(Json(told).into_response()),
+        }
+    }
+}
+
+impl AppState {
+    /// Takes an order, or only rehearses it where the terms say so.
+    pub fn order<T>(
+        &self,
+        terms: Terms,
+        condition: Condition<'_>,
+        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
+    ) -> Result<(T, Arc<Desired>), Refusal> {
+        match terms.dry_run {
+            true => self.desired.rehearse(condition, edit),
+            false => self.desired.order(condition, edit),
+        }
+    }
+}
+
 /// Gives an order where blocking is allowed, then waits for its installation where the terms say so.
 ///
-/// `give` notes in its [`Places`] where the backends stand in the body.
+/// `give` orders by [`AppState::order`], and notes in its [`Places`] where the backends stand in the body.
 pub async fn give<T: Send + 'static>(
     state: &Shared,
     terms: Terms,
     service: &str,
     give: impl FnOnce(&AppState, &mut Places) -> Result<(T, Arc<Desired>), Refusal> + Send + 'static,
-) -> Result<(T, Arc<Desired>), ApiError> {
+) -> Result<Given<T>, ApiError> {
     let mut places = Places { service: service.to_owned(), backends: None };
     let shared = state.clone();
     let given = tokio::task::spawn_blocking(move || {
@@ -112,10 +163,14 @@ pub async fn give<T: Send + 'static>(
         tracing::error!(%error, "an order panicked");
         ApiError::Internal
     })??;
+    if terms.dry_run {
+        let told = state.engine.dry_run(state.desired.current(), desired).await;
+        return told.map(|told| Given::DryRun(Box::new(told))).map_err(ApiError::DryRun);
+    }
     if terms.wait {
         installed(state, desired.generation).await;
     }
-    Ok((answer, desired))
+    Ok(Given::Order(answer, desired))
 }
 
 /// Returns when the generation is installed and observed, so that the answer shows it, or after [`WAIT`];

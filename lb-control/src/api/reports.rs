@@ -36,6 +36,7 @@ pub async fn status(State(state): State<Shared>) -> Json<Value> {
         "interfaces": observed.interfaces,
         "flow_table": observed.flow_table,
         "translation_table": observed.translation_table,
+        "totals": observed.totals,
     }))
 }
 

@@ -34,10 +34,10 @@ pub async fn list(State(state): State<Shared>) -> Response {
 pub async fn create(State(state): State<Shared>, terms: Terms, body: Body) -> Result<Response, ApiError> {
     let spec: ServiceSpec = body.decode()?;
     let name = spec.name.clone();
-    let ((), desired) = give(&state, terms, &name, move |state, places| {
+    let given = give(&state, terms, &name, move |state, places| {
         *places = places_of(&spec);
         let service = Service::new(&spec).map_err(Refusal::Invalid)?;
-        state.desired.order(terms.on_everything(), |desired| {
+        state.order(terms, terms.on_everything(), |desired| {
             if desired.services.contains_key(&service.name) {
                 return Err(Refusal::NameTaken(service.name));
             }
@@ -46,9 +46,11 @@ pub async fn create(State(state): State<Shared>, terms: Terms, body: Body) -> Re
         })
     })
     .await?;
-    let place = HeaderValue::from_str(&format!("/v1/services/{name}")).map_err(|_| ApiError::Internal)?;
-    let shown = show(&state, &desired, &name, None)?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, place)], shown).into_response())
+    given.answer(|(), desired| {
+        let place = HeaderValue::from_str(&format!("/v1/services/{name}")).map_err(|_| ApiError::Internal)?;
+        let shown = show(&state, &desired, &name, None)?;
+        Ok((StatusCode::CREATED, [(header::LOCATION, place)], shown).into_response())
+    })
 }
 
 pub async fn read(State(state): State<Shared>, Path(name): Path<String>) -> Result<Response, ApiError> {
@@ -66,11 +68,11 @@ pub async fn replace(
         spec.name.clone_from(&name);
     }
     let path_name = name.clone();
-    let ((created, cut), desired) = give(&state, terms, &name, move |state, places| {
+    let given = give(&state, terms, &name, move |state, places| {
         *places = places_of(&spec);
         let observed = state.observer.observe();
         let service = valid(&spec, &path_name)?;
-        state.desired.order(terms.on_service(&path_name), |desired| match desired.services.get(&path_name) {
+        state.order(terms, terms.on_service(&path_name), |desired| match desired.services.get(&path_name) {
             None if terms.if_match.is_some() => Err(Refusal::NothingToMatch(path_name.clone())),
             None => {
                 desired.services.insert(path_name.clone(), service);
@@ -80,8 +82,10 @@ pub async fn replace(
         })
     })
     .await?;
-    let shown = show(&state, &desired, &name, cut)?;
-    Ok(if created { (StatusCode::CREATED, shown).into_response() } else { shown })
+    given.answer(|(created, cut), desired| {
+        let shown = show(&state, &desired, &name, cut)?;
+        Ok(if created { (StatusCode::CREATED, shown).into_response() } else { shown })
+    })
 }
 
 pub async fn change(
@@ -92,9 +96,9 @@ pub async fn change(
 ) -> Result<Response, ApiError> {
     let patch: Value = body.decode()?;
     let path_name = name.clone();
-    let (cut, desired) = give(&state, terms, &name, move |state, places| {
+    let given = give(&state, terms, &name, move |state, places| {
         let observed = state.observer.observe();
-        state.desired.order(terms.on_service(&path_name), |desired| {
+        state.order(terms, terms.on_service(&path_name), |desired| {
             let old = find(desired, &path_name)?;
             let mut value = serde_json::to_value(old.spec().without_consequences())
                 .map_err(|error| Refusal::field("", error.to_string()))?;
@@ -106,7 +110,7 @@ pub async fn change(
         })
     })
     .await?;
-    show(&state, &desired, &name, cut)
+    given.answer(|cut, desired| show(&state, &desired, &name, cut))
 }
 
 pub async fn delete(
@@ -115,9 +119,9 @@ pub async fn delete(
     terms: Terms,
 ) -> Result<Response, ApiError> {
     let path_name = name.clone();
-    let (cut, desired) = give(&state, terms, &name, move |state, _| {
+    let given = give(&state, terms, &name, move |state, _| {
         let observed = state.observer.observe();
-        state.desired.order(terms.on_service(&path_name), |desired| {
+        state.order(terms, terms.on_service(&path_name), |desired| {
             let gone = desired
                 .services
                 .remove(&path_name)
@@ -126,7 +130,7 @@ pub async fn delete(
         })
     })
     .await?;
-    Ok(deleted(&desired, cut))
+    given.answer(|cut, desired| Ok(deleted(&desired, cut)))
 }
 
 /// The answer to a deletion.

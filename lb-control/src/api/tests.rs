@@ -5,9 +5,12 @@ mod orders;
 mod refusals;
 mod reports;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -22,8 +25,8 @@ use crate::{
     desired::Admission,
     model::{Desired, Refusal},
     status::{
-        AttachMode, BackendStateName, BackendStatus, CounterValues, FlowTable, InterfaceStatus, Observed,
-        ReasonCount, ServiceStatus,
+        AttachMode, BackendStateName, BackendStatus, CounterValues, DryRun, FlowTable, InterfaceStatus,
+        Observed, ReasonCount, ServiceDryRun, ServiceStatus, Totals,
     },
 };
 
@@ -53,8 +56,8 @@ impl Eyes {
             slots: 0,
             slots_unsettled: 0,
             tracked_flows,
-            connections: 0,
-            response_micros: 0,
+            connections: 3,
+            response_micros: 1_500,
             drain: None,
             next_hop: None,
             counters: CounterValues { packets: 5, bytes: 500, new_flows: 2, refused_flows: 0, overflowed: 0 },
@@ -67,6 +70,7 @@ impl Eyes {
             settled: 1000,
             moving: 20,
             pinned: 4,
+            flows_pinned: 11,
             ..ServiceStatus::default()
         });
         seen_service.backends.insert(backend.parse().unwrap(), seen);
@@ -76,10 +80,35 @@ impl Eyes {
             mode: Some(AttachMode::Driver),
             attached: true,
         }];
+        observed.totals = Totals { slots_moved: 20, flows_cut: 6, corrections: 1 };
         observed.reasons = vec![ReasonCount::new(lb_common::Reason::Forwarded, 9)];
-        observed.flow_table = FlowTable { capacity: 1024, entries: tracked_flows, refused: 1 };
+        observed.flow_table = FlowTable { capacity: 1024, entries: tracked_flows, affinities: 2, refused: 1 };
         *self.observed.lock().unwrap() = Arc::new(observed);
         self.installed.store(generation, Ordering::Relaxed);
+    }
+}
+
+/// An engine that has a service `shop` of 1,024 slots, of which each backend that comes or goes moves a hundred.
+pub(crate) struct Rehearsed;
+
+impl DryRuns for Rehearsed {
+    fn dry_run(
+        &self,
+        before: Arc<Desired>,
+        after: Arc<Desired>,
+    ) -> Pin<Box<dyn Future<Output = Result<DryRun, String>> + Send + '_>> {
+        let backends = |desired: &Desired| desired.services.get("shop").map_or(0, |shop| shop.backends.len());
+        let moved = backends(&before).abs_diff(backends(&after)) as u32 * 100;
+        let shop = ServiceDryRun {
+            name: "shop".into(),
+            slots: 1_024,
+            slots_moved: moved,
+            live_flows: 7,
+            flows_cut: 2,
+            exact: false,
+        };
+        let services = if moved > 0 { vec![shop] } else { Vec::new() };
+        Box::pin(async move { Ok(DryRun::new(before.generation, services, Vec::new())) })
     }
 }
 
@@ -131,7 +160,11 @@ impl Api {
     fn over(desired: DesiredState) -> Self {
         let (desired, eyes) = (Arc::new(desired), Arc::new(Eyes::default()));
         desired.set_admission(Arc::new(NoRoute));
-        let state = Arc::new(AppState { desired: desired.clone(), observer: eyes.clone() });
+        let state = Arc::new(AppState {
+            desired: desired.clone(),
+            observer: eyes.clone(),
+            engine: Arc::new(Rehearsed),
+        });
         let outcomes = Arc::new(Outcomes::default());
         let count = axum::middleware::from_fn_with_state(outcomes.clone(), outcomes::count);
         let router = app(state, outcomes).layer(count);

@@ -10,6 +10,12 @@ type Job<E> = Box<dyn FnOnce(&mut E) + Send>;
 /// Sends jobs to the thread; the thread ends when the last sender is gone.
 pub struct EngineThread<E>(mpsc::Sender<Job<E>>);
 
+impl<E> Clone for EngineThread<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 /// The thread ended: the engine panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("the engine stopped unexpectedly; what it installed keeps forwarding")]

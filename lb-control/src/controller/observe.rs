@@ -14,13 +14,13 @@ use lb_common::{Mac, NextHop, Reason, ServiceKey};
 
 use crate::{
     datapath::Datapath,
-    engine::Engine,
+    engine::{Engine, TotalsReport},
     model::{Desired, address},
     netlink::Snapshot,
     next_hops::Resolved,
     status::{
         BackendStatus, FlowTable, InterfaceStatus, NextHopStatus, Observe, Observed, ReasonCount,
-        ServiceStatus, TranslationTable,
+        ServiceStatus, Totals, TranslationTable,
     },
 };
 
@@ -60,6 +60,7 @@ pub struct Reading {
     reasons: Vec<ReasonCount>,
     flow_table: FlowTable,
     translation_table: TranslationTable,
+    totals: Totals,
 }
 
 impl Reading {
@@ -79,8 +80,12 @@ impl Reading {
         let count = |reason: Reason| counts.get(reason as usize).copied().unwrap_or_default();
         let reasons = Reason::ALL.iter().map(|reason| ReasonCount::new(*reason, count(*reason)));
         let flows = engine.flows();
-        let flow_table =
-            FlowTable { capacity: flows.capacity, entries: flows.entries.into(), refused: flows.refused };
+        let flow_table = FlowTable {
+            capacity: flows.capacity,
+            entries: flows.entries.into(),
+            affinities: flows.affinities.into(),
+            refused: flows.refused,
+        };
         let translations = engine.translations();
         let translation_table = TranslationTable {
             capacity: translations.capacity,
@@ -88,7 +93,9 @@ impl Reading {
             refused: count(Reason::TranslationsFull),
             ports_exhausted: count(Reason::PortsExhausted),
         };
-        Ok(Self { services, reasons: reasons.collect(), flow_table, translation_table })
+        let TotalsReport { slots_moved, flows_cut, corrections } = engine.totals();
+        let totals = Totals { slots_moved, flows_cut, corrections };
+        Ok(Self { services, reasons: reasons.collect(), flow_table, translation_table, totals })
     }
 
     /// The observation that the API shows.
@@ -98,7 +105,7 @@ impl Reading {
         last_error: Option<String>,
         interfaces: Vec<InterfaceStatus>,
     ) -> Observed {
-        let Self { services, reasons, flow_table, translation_table } = self;
+        let Self { services, reasons, flow_table, translation_table, totals } = self;
         Observed {
             installed_generation,
             last_error,
@@ -107,6 +114,7 @@ impl Reading {
             reasons,
             flow_table,
             translation_table,
+            totals,
         }
     }
 }
@@ -141,9 +149,9 @@ fn service<D: Datapath>(
                 slots: backend.slots,
                 slots_unsettled: backend.slots_unsettled,
                 tracked_flows: backend.tracked_flows.into(),
-                connections: 0,
-                response_micros: 0,
-                drain: None,
+                connections: backend.connections,
+                response_micros: backend.response_micros,
+                drain: backend.drain.map(Into::into),
                 next_hop: backend.next_hop.map(|next_hop| next_hop_status(next_hop, interfaces)),
                 counters: backend.counters.into(),
             };
@@ -156,7 +164,7 @@ fn service<D: Datapath>(
         settled: report.settled,
         moving: report.moving,
         pinned: report.pinned,
-        flows_pinned: 0,
+        flows_pinned: report.flows_pinned.into(),
         counters: report.counters.into(),
         backends,
     }))

@@ -266,7 +266,7 @@ impl Progress {
 }
 
 /// As an operator reads it.
-fn shortage(shortage: &Shortage) -> String {
+pub fn shortage(shortage: &Shortage) -> String {
     match shortage {
         Shortage::Slots { address: key, slots } => format!(
             "no {slots} slots in a row are free for the table of {}: raise `limits.slots`",

@@ -17,6 +17,7 @@ use super::{
     Bpf,
     admission::{RouteAdmission, full_nat_addresses, own_address},
     adopt,
+    dry_run::DryRunner,
     engine_thread::EngineThread,
     host,
     interfaces::{Interfaces, occupied},
@@ -34,8 +35,11 @@ use crate::{
         socket,
     },
     desired::{Condition, DesiredState},
-    engine::Engine,
-    health,
+    engine::{Engine, monotonic_micros},
+    health::{
+        self,
+        samples::{Samples, deliver},
+    },
     model::{Desired, Service},
     netlink::{Netlink, Snapshot},
     next_hops::{self, NextHops, Resolved},
@@ -78,8 +82,15 @@ pub async fn run(config: Config, object: &'static [u8]) -> anyhow::Result<()> {
             return Err(error);
         }
     };
-    tokio::spawn(health::run(desired.clone()));
-    let state = AppState { desired, observer: reconciler.observer.clone() };
+    let (samples, times) = Samples::channel();
+    tokio::spawn(health::run(desired.clone(), samples));
+    let engine = reconciler.engine.clone();
+    tokio::spawn(deliver(times, async move |times| {
+        let note = move |engine: &mut Bpf| engine.note_response_times(&times, monotonic_micros());
+        engine.call(note).await.is_ok()
+    }));
+    let dry_runs = DryRunner { engine: reconciler.engine.clone(), resolved: reconciler.resolved.clone() };
+    let state = AppState { desired, observer: reconciler.observer.clone(), engine: Arc::new(dry_runs) };
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(state, listeners, async move {
         let mut stopped = stopped;

@@ -9,7 +9,7 @@ use lb_common::BackendState;
 use crate::model::{Backend, Health, OnDeadline, OnFailure, Service};
 
 /// So long the flows that a drain left are answered with resets; then their backend is down.
-const CUT_SECONDS: u64 = 10;
+pub const CUT_SECONDS: u64 = 10;
 /// A slow start goes up by sixteenths: each step moves slots, whose flows must be remembered.
 const STEPS: u64 = 16;
 

@@ -200,6 +200,32 @@ fn every_change_is_a_generation_that_followers_see() {
 }
 
 #[test]
+fn a_rehearsal_is_checked_and_changes_nothing() {
+    let state = DesiredState::in_memory();
+    put(&state, service(false)).unwrap();
+    let before = state.current();
+    let mut follower = state.subscribe();
+    follower.borrow_and_update();
+    let rehearse = |condition, edit: fn(&mut Desired) -> Result<(), Refusal>| {
+        state.rehearse(condition, edit).map(|((), after)| after)
+    };
+    let weigh = |desired: &mut Desired| {
+        desired.services.get_mut("shop").unwrap().backends.get_mut(&at()).unwrap().weight = 9;
+        Ok(())
+    };
+    let after = rehearse(Condition::None, weigh).unwrap();
+    assert_eq!((after.generation, after.services["shop"].backends[&at()].weight), (1, 9));
+    assert!(matches!(rehearse(Condition::Everything(0), weigh), Err(Refusal::Stale { .. })));
+    let taken = |desired: &mut Desired| {
+        let other = Service { name: "bank".into(), ..desired.services["shop"].clone() };
+        desired.services.insert("bank".into(), other);
+        Ok(())
+    };
+    assert!(matches!(rehearse(Condition::None, taken), Err(Refusal::VirtualAddressTaken { .. })));
+    assert!(Arc::ptr_eq(&before, &state.current()) && !follower.has_changed().unwrap());
+}
+
+#[test]
 fn verdicts_that_come_together_share_a_generation_and_none_is_lost() {
     let state = DesiredState::in_memory();
     let mut many = service(true);

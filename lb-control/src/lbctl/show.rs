@@ -209,23 +209,27 @@ pub fn deleted(answer: &Value) -> String {
 
 /// The answer to an order with `--dry-run`.
 pub fn dry_run(answer: &Value) -> String {
-    let flows = |one: &Value| match one["exact"] == true {
-        true => word(&one["live_flows"]),
-        false => format!("at least {}", one["live_flows"]),
+    let known = |one: &Value, flows: &str| match one["exact"] == true {
+        true => word(&one[flows]),
+        false => format!("at least {}", one[flows]),
     };
     let rows = items(answer, "services").map(|service| {
         vec![
             word(&service["name"]),
             format!("{} of {}", service["slots_moved"], service["slots"]),
-            flows(service),
+            known(service, "live_flows"),
+            known(service, "flows_cut"),
         ]
     });
     let sum = format!(
-        "nothing was changed; the order would move {} slots and touch {} live flows\n",
+        "nothing was changed: the order would move {} slots and cut {} of {} live flows in them\n",
         answer["slots_moved"],
-        flows(answer)
+        known(answer, "flows_cut"),
+        known(answer, "live_flows")
     );
-    format!("{sum}{}", table(&["SERVICE", "SLOTS MOVED", "LIVE FLOWS"], rows))
+    let shortages = items(answer, "shortages").map(|shortage| format!("{}\n", word(shortage)));
+    let short: String = shortages.collect();
+    format!("{sum}{short}{}", table(&["SERVICE", "SLOTS MOVED", "LIVE FLOWS", "CUT"], rows))
 }
 
 /// `status`.

@@ -15,7 +15,10 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    api::{AppState, Listeners, TcpConfig, serve, tests::Eyes},
+    api::{
+        AppState, Listeners, TcpConfig, serve,
+        tests::{Eyes, Rehearsed},
+    },
     desired::DesiredState,
 };
 
@@ -46,7 +49,8 @@ impl Controller {
         let listeners = Listeners::bind(&socket, Some(&tcp)).await.unwrap();
         let url = format!("http://{}", listeners.tcp_address().unwrap());
         let (desired, eyes) = (Arc::new(DesiredState::in_memory()), Arc::new(Eyes::default()));
-        let state = AppState { desired: desired.clone(), observer: eyes.clone() };
+        let state =
+            AppState { desired: desired.clone(), observer: eyes.clone(), engine: Arc::new(Rehearsed) };
         let server = tokio::spawn(serve(state, listeners, std::future::pending()));
         Self { desired, eyes, directory, socket, url, server }
     }
@@ -205,6 +209,73 @@ async fn backends_and_reports() {
     for report in ["status", "counters", "reasons", "interfaces", "service list", "backend list shop"] {
         let text = controller.ok(&format!("{report} --json")).await;
         assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_and_changes_nothing() {
+    let controller = Controller::start().await;
+    controller
+        .ok("service create shop --address 10.0.0.1 --port 80 --backend 10.1.0.2 --backend 10.1.0.3")
+        .await;
+    let before = controller.desired.current();
+    let told = controller.ok("backend delete shop 10.1.0.2:80 --dry-run").await;
+    for part in [
+        "the order would move 100 slots and cut at least 2 of at least 7 live flows",
+        "SERVICE  SLOTS MOVED  LIVE FLOWS",
+        "shop     100 of 1024  at least 7",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+    let none = controller.ok("service patch shop {\"algorithm\":\"random\"} --dry-run").await;
+    assert!(none.contains("would move 0 slots and cut 0 of 0 live flows"), "{none}");
+    let refused = controller.lbctl("backend set shop 10.1.0.2:80 --max-connections 5 --dry-run").await;
+    assert!(refused.code == 1 && refused.out.contains("needs tracking every-flow"), "{}", refused.out);
+    let both = controller.lbctl("backend delete shop 10.1.0.2:80 --dry-run --wait").await;
+    assert_eq!(both.code, 2);
+    assert!(Arc::ptr_eq(&before, &controller.desired.current()));
+}
+
+#[tokio::test]
+async fn every_choice_of_backends_arrives_and_is_shown() {
+    let controller = Controller::start().await;
+    for (line, parts) in [
+        (
+            "service create shop --address 10.0.0.1 --port 80 --algorithm source-hash --client-prefix 24 \
+             --affinity 60 --slow-start 30 --panic-threshold 40 --min-active 2 --backend 10.1.0.2,max_connections=9 \
+             --backend 10.1.0.3,priority=1 --backend 10.1.0.4,fallback",
+            &[
+                "algorithm      source-hash",
+                "tracking       every-flow",
+                "client prefix  24 bits",
+                "affinity       60 s",
+                "slow start     30 s",
+                "panic below    40 % healthy",
+                "least healthy  2",
+                "10.1.0.4:80  1       fallback  standby",
+                "0 of 9",
+            ][..],
+        ),
+        (
+            "backend set shop 10.1.0.4:80 --fallback=false --priority 3",
+            &["group          3", "state          standby"],
+        ),
+        ("backend add shop 10.1.0.5 --fallback", &["group          fallback"]),
+        ("backend set shop 10.1.0.2:80 --max-connections 0", &["backend        10.1.0.2:80"]),
+        (
+            "service create api --address 10.0.0.2 --port 80 --tracking every-flow",
+            &["tracking     every-flow"],
+        ),
+        ("service list", &["shop  10.0.0.1:80  tcp       nat   source-hash  2/4"]),
+        (
+            "backend drain shop 10.1.0.3:80 --deadline 0 --on-deadline reset",
+            &["state          cut", "done: 0 cut"],
+        ),
+    ] {
+        let shown = controller.ok(line).await;
+        for part in parts {
+            assert!(shown.contains(part), "{line}: {part:?} is not in\n{shown}");
+        }
     }
 }
 

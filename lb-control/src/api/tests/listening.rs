@@ -15,7 +15,11 @@ use tokio::{
 use super::*;
 
 fn state() -> AppState {
-    AppState { desired: Arc::new(DesiredState::in_memory()), observer: Arc::new(Eyes::default()) }
+    AppState {
+        desired: Arc::new(DesiredState::in_memory()),
+        observer: Arc::new(Eyes::default()),
+        engine: Arc::new(Rehearsed),
+    }
 }
 
 async fn ask(

@@ -167,6 +167,54 @@ async fn clients_of_a_source_hash_stay() {
 }
 
 #[tokio::test]
+async fn a_dry_run_is_refused_like_the_order_or_tells_what_it_would_do() {
+    let api = Api::with_shop().await;
+    let before = api.desired.current();
+    let backend = "/v1/services/shop/backends/10.1.0.2:8080";
+    let more = json!({"address": "10.1.0.9"});
+    for (method, path, body, status, moved) in [
+        ("DELETE", backend, Value::Null, 200, 100),
+        ("DELETE", "/v1/services/shop", Value::Null, 200, 200),
+        ("POST", "/v1/services/shop/backends", more.clone(), 200, 100),
+        ("PUT", "/v1/services/shop/backends/10.1.0.9:80", more, 200, 100),
+        ("PATCH", backend, json!({"weight": 9}), 200, 0),
+        ("PATCH", "/v1/services/shop", json!({"backends": []}), 200, 200),
+        ("PUT", "/v1/services/shop", shop(), 200, 0),
+        ("POST", &format!("{backend}/drain"), Value::Null, 200, 0),
+        ("DELETE", &format!("{backend}/drain"), Value::Null, 200, 0),
+        ("POST", "/v1/services", shop(), 409, 0),
+        ("PATCH", backend, json!({"weight": 1_001}), 422, 0),
+        ("POST", "/v1/services/shop/backends", json!({"address": "10.9.1.1"}), 422, 0),
+        ("DELETE", "/v1/services/pay", Value::Null, 404, 0),
+    ] {
+        let body = (!body.is_null()).then_some(body);
+        let told = api.send(method, &format!("{path}?dry_run=true"), body).await;
+        assert_eq!(told.status, status, "{method} {path}: {}", told.text);
+        if status == 200 {
+            let told = told.json();
+            assert_eq!(
+                (&told["slots_moved"], &told["generation"]),
+                (&json!(moved), &json!(1)),
+                "{method} {path}"
+            );
+        }
+        assert!(Arc::ptr_eq(&before, &api.desired.current()), "{method} {path}");
+    }
+    for (query, expected) in [
+        ("dry_run=yes", "dry_run: must be true or false"),
+        ("dry_run=true&wait=installed", "wait: must be left out beside dry_run"),
+        ("dryrun=true", ": parameters are wait and dry_run"),
+    ] {
+        let answer = api.send("DELETE", &format!("{backend}?{query}"), None).await;
+        assert!(answer.status == 400 && answer.errors()[0].starts_with(expected), "{query}: {}", answer.text);
+    }
+    assert_eq!(
+        api.send("PATCH", &format!("{backend}?dry_run=false"), json!({"weight": 9})).await.json()["weight"],
+        9
+    );
+}
+
+#[tokio::test]
 async fn a_drain_with_resets_is_for_tcp_and_is_shown() {
     let api = Api::with_shop().await;
     let mut dns = shop();

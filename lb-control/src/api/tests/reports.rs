@@ -13,7 +13,7 @@ async fn reports() {
     assert_eq!((&status["generation"], &status["installed"]), (&json!(1), &json!(true)));
     assert_eq!(status["backends"], json!({"up": 2, "standby": 0, "draining": 0, "down": 0}));
     assert_eq!(status["interfaces"][0]["mode"], "driver");
-    assert_eq!(status["flow_table"], json!({"capacity": 1024, "entries": 3, "refused": 1}));
+    assert_eq!(status["flow_table"], json!({"capacity": 1024, "entries": 3, "affinities": 2, "refused": 1}));
     let counters = get("/v1/counters").await.json();
     assert_eq!(counters["services"][0]["backends"][0]["counters"]["packets"], 5);
     assert_eq!(get("/v1/reasons").await.json()["reasons"][0]["count"], 9);
@@ -36,6 +36,12 @@ async fn metrics_have_help_type_and_bounded_labels() {
         "portcullis_service_slots{service=\"shop\",state=\"moving\"} 20",
         "portcullis_backend_packets_total{service=\"shop\",backend=\"10.1.0.2:8080\"} 5",
         "portcullis_backend_state{service=\"shop\",backend=\"10.1.0.1:8080\"} 1",
+        "portcullis_backend_connections{service=\"shop\",backend=\"10.1.0.2:8080\"} 3",
+        "portcullis_backend_response_seconds{service=\"shop\",backend=\"10.1.0.2:8080\"} 0.0015",
+        "portcullis_backend_overflowed_total{service=\"shop\",backend=\"10.1.0.2:8080\"} 0",
+        "portcullis_service_flows_pinned{service=\"shop\"} 11",
+        "portcullis_slots_moved_total 20",
+        "portcullis_flows_cut_total 6",
         "portcullis_interface_attached{interface=\"eth0\",mode=\"driver\"} 1",
     ] {
         assert!(metrics.text.lines().any(|found| found == line), "{line}\n{}", metrics.text);
@@ -45,7 +51,10 @@ async fn metrics_have_help_type_and_bounded_labels() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
             assert!(typed.insert(family.split(' ').next().unwrap()), "{family} twice");
         } else if !line.starts_with('#') {
-            assert!(typed.contains(line.split(['{', ' ']).next().unwrap()), "{line} has no type");
+            let name = line.split(['{', ' ']).next().unwrap();
+            let of_histogram = ["_bucket", "_sum", "_count"].map(|part| name.strip_suffix(part));
+            let mut known = [Some(name)].into_iter().chain(of_histogram).flatten();
+            assert!(known.any(|family| typed.contains(family)), "{line} has no type");
         }
     }
 }
@@ -68,6 +77,7 @@ async fn the_openapi_document_describes_the_routes_and_fields() {
     let service = api.send("GET", "/v1/services/shop", None).await.json();
     let backend = api.send("GET", "/v1/services/shop/backends/10.1.0.2:8080", None).await.json();
     let status = api.send("GET", "/v1/status", None).await.json();
+    let told = api.send("DELETE", "/v1/services/shop?dry_run=true", None).await.json();
     let check = json!({"host": "", "port": 1});
     for (schema, shown, hidden) in [
         ("Service", &service, json!({"ports": "", "mss": 0, "quic": {}, "client_prefix": 0})),
@@ -83,6 +93,9 @@ async fn the_openapi_document_describes_the_routes_and_fields() {
         ("Interface", &status["interfaces"][0], json!({})),
         ("FlowTable", &status["flow_table"], json!({})),
         ("TranslationTable", &status["translation_table"], json!({})),
+        ("Totals", &status["totals"], json!({})),
+        ("DryRun", &told, json!({})),
+        ("ServiceDryRun", &told["services"][0], json!({})),
     ] {
         let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
         let described = keys(&document["components"]["schemas"][schema]["properties"]);
