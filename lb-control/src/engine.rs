@@ -13,7 +13,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result};
-use lb_common::{BackendId, Features, ServiceKey, Slot, Tracking};
+use lb_common::{BackendId, Features, Flow, FlowKey, ServiceKey, Slot, Tracking};
 
 use self::sweep::Tallies;
 pub use self::{
@@ -33,9 +33,6 @@ use crate::{
 const FREE_AFTER_SECONDS: u32 = 2;
 /// A sweep reads every remembered and translated flow; the next one waits a second for each of so many entries.
 const ENTRIES_PER_SWEEP_SECOND: usize = 100_000;
-/// A sweep forgets no more remembered flows than this, at 1.3 to 2.6 microseconds each, and the next one comes a second
-/// later: orders wait meanwhile.
-const FORGOTTEN_PER_SWEEP: usize = 65_536;
 
 /// Seconds of the monotonic clock, as the program counts them: the coarse one, which never runs ahead of it.
 pub fn monotonic_seconds() -> u32 {
@@ -88,6 +85,10 @@ pub struct Engine<D> {
     refused_total: u64,
     /// What the last sweep counted.
     tallies: Tallies,
+    /// Remembered flows that it gave up and that are not forgotten yet.
+    doomed: Vec<(FlowKey, Flow)>,
+    /// So many of them are forgotten in a second, at one to three microseconds each: orders wait meanwhile.
+    forgotten_at_once: usize,
     /// By how much live connections seemed off in the last sweep.
     drifts: HashMap<BackendId, i64>,
     /// How often live connections were corrected.
@@ -115,6 +116,8 @@ impl<D: Datapath> Engine<D> {
             refusals: HashMap::new(),
             refused_total: 0,
             tallies: Tallies::default(),
+            doomed: Vec::new(),
+            forgotten_at_once: 0,
             drifts: HashMap::new(),
             corrections: 0,
             drains: HashMap::new(),
@@ -171,7 +174,8 @@ impl<D: Datapath> Engine<D> {
         let translates = first || self.tallies.translations > 0 || self.translates(&retired);
         let idle = !remembers && !translates;
         if !first && (idle || now_seconds.wrapping_sub(self.swept_at.unwrap_or(0)) < wait) {
-            return Ok(Settled { flows: self.tallies.flows, ..Settled::default() });
+            let forgotten = self.forget_some()?;
+            return Ok(Settled { flows: self.tallies.flows, forgotten, ..Settled::default() });
         }
         self.swept_at = Some(now_seconds);
         let sweep = self.sweep(remembers, translates, now_seconds)?;

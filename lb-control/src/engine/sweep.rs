@@ -9,7 +9,7 @@ use lb_common::{
 };
 
 use super::{
-    ENTRIES_PER_SWEEP_SECOND, Engine, FORGOTTEN_PER_SWEEP, FREE_AFTER_SECONDS,
+    ENTRIES_PER_SWEEP_SECOND, Engine, FREE_AFTER_SECONDS,
     connections::{Drift, Found, drift},
 };
 use crate::{
@@ -41,8 +41,6 @@ pub struct Tallies {
     pub translations: usize,
     /// Clients' networks whose backend is remembered.
     pub affinities: usize,
-    /// Remembered flows that are to be forgotten by the next sweep.
-    pub left: usize,
 }
 
 impl Tallies {
@@ -123,9 +121,23 @@ impl<'i> Owners<'i> {
 impl<D: Datapath> Engine<D> {
     /// How many seconds after a sweep the next one comes.
     pub(super) fn seconds_between_sweeps(&self) -> u32 {
-        let &Tallies { flows, translations, left, .. } = &self.tallies;
-        let entries = if left > 0 { 0 } else { flows + translations };
+        let entries = self.tallies.flows + self.tallies.translations + self.doomed.len();
         1 + (entries / ENTRIES_PER_SWEEP_SECOND) as u32
+    }
+
+    /// Forgets some of the remembered flows that the last sweep gave up; returns how many.
+    ///
+    /// A flow that is used meanwhile is another one by then, and stays. One that is not is told by the same rules by the
+    /// next sweep, whatever became of its slot.
+    pub(super) fn forget_some(&mut self) -> Result<usize> {
+        if self.doomed.is_empty() {
+            return Ok(0);
+        }
+        let rest = self.doomed.split_off(self.doomed.len().min(self.forgotten_at_once));
+        let now = std::mem::replace(&mut self.doomed, rest);
+        let forgotten = now.len();
+        self.datapath.apply(&Change::DeleteFlows(now)).context("forgetting flows")?;
+        Ok(forgotten)
     }
 
     /// Reads the flows, corrects live connections by them, and forgets those that no longer matter.
@@ -140,12 +152,11 @@ impl<D: Datapath> Engine<D> {
         }
         self.tallies = std::mem::take(&mut sweep.tallies);
         self.correct_connections(&before);
-        let doomed = std::mem::take(&mut sweep.doomed);
         let doomed_translations = std::mem::take(&mut sweep.doomed_translations);
-        sweep.forgotten = doomed.len() + doomed_translations.len();
-        if !doomed.is_empty() {
-            self.datapath.apply(&Change::DeleteFlows(doomed)).context("forgetting flows")?;
-        }
+        self.doomed = std::mem::take(&mut sweep.doomed);
+        // All of them until the next sweep.
+        self.forgotten_at_once = self.doomed.len().div_ceil(self.seconds_between_sweeps() as usize);
+        sweep.forgotten = self.forget_some()? + doomed_translations.len();
         if !doomed_translations.is_empty() {
             let change = Change::DeleteTranslations(doomed_translations);
             self.datapath.apply(&change).context("forgetting translated flows")?;
@@ -223,13 +234,6 @@ impl<D: Datapath> Engine<D> {
         }
         // Room is made by what is half open before anything else is touched.
         sweep.doomed.sort_by_key(|(_, flow)| flow.state() != FlowState::Opening);
-        if sweep.doomed.len() > FORGOTTEN_PER_SWEEP {
-            let left = sweep.doomed.split_off(FORGOTTEN_PER_SWEEP);
-            sweep.tallies.left = left.len();
-            for (_, flow) in left.iter().filter(|(_, flow)| owners.of(flow.backend()).is_some()) {
-                sweep.tallies.keep(flow.backend(), false);
-            }
-        }
         Ok(())
     }
 
@@ -303,7 +307,7 @@ impl<D: Datapath> Engine<D> {
         for id in retired {
             let since = *self.retired_since.entry(id).or_insert(now_seconds);
             let rested = now_seconds.wrapping_sub(since) >= FREE_AFTER_SECONDS;
-            if !rested || self.tallies.of(id).flows > 0 || self.is_named(id) {
+            if !rested || self.tallies.of(id).flows > 0 || !self.doomed.is_empty() || self.is_named(id) {
                 continue;
             }
             let (names, replies) = self.traces(id);
