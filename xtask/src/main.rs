@@ -14,6 +14,7 @@ mod host;
 mod load;
 mod packages;
 mod setup;
+mod simulate;
 mod step;
 mod test;
 #[cfg(test)]
@@ -45,6 +46,7 @@ enum Command {
     Test(test::Args),
     Verify(verify::Args),
     Fuzz(fuzz::Args),
+    Simulate(simulate::Args),
     Vm(vm::Args),
     Load(load::LoadArgs),
     Unload(load::UnloadArgs),
@@ -59,6 +61,7 @@ fn main() {
         Command::Vm(args) => vm::command(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Load(args) => load::load(&args),
         Command::Unload(args) => load::unload(&args),
         Command::Bench(args) => bench::run(&args),
