@@ -73,7 +73,7 @@ pub fn tables() -> MemoryDatapath {
     }
     let interface = |mac, ifindex, mtu| Interface { mac: Mac::new(mac).word(), ifindex, mtu };
     let target = Target {
-        services,
+        services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![
             (0, interface([2, 0, 0, 0, 0, 1], 1, 1_500)),
             (1, interface([2, 0, 0, 0, 0, 2], 77, 600)),

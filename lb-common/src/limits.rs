@@ -8,8 +8,8 @@ pub const LAYOUT_VERSION: u32 = 3;
 pub const SERVICES: u32 = 16_384;
 /// Backend ids; id 0 is "none". 64 bytes each: 8 MiB, and 32 bytes of counters per CPU: 4 MiB.
 pub const BACKENDS: u32 = 131_072;
-/// Slots of all services together: 8 bytes each, 32 MiB; 1,024 services of 4,096 slots.
-pub const SLOTS: u32 = 4_194_304;
+/// Slots of all services together: 8 bytes each, 128 MiB; 16,384 services of ten backends each.
+pub const SLOTS: u32 = 16_777_216;
 /// Remembered flows. Key 40, value 16, 48 of the kernel's and 16 for hash buckets: 120 MiB, allocated up front.
 pub const FLOWS: u32 = 1_048_576;
 /// Sources of `nat` replies: a backend of a `nat` service has one.

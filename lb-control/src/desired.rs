@@ -10,13 +10,14 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lb_common::{FragmentPolicy, NextHop, Port, QuicScheme, ServiceSettings, limits};
 use tokio::sync::watch;
 
 use crate::{
+    effective::Effective,
     model::{self, Desired, Health, Network, OnDeadline, Quic, Refusal, Service, address},
     store::{Memory, Store, StoreError, embedded::Embedded},
     target::{TargetBackend, TargetService},
@@ -40,6 +41,7 @@ pub struct DesiredState {
     admission: OnceLock<Arc<dyn Admission>>,
     slots: OnceLock<u32>,
     full_nat: OnceLock<Vec<IpAddr>>,
+    effective: Arc<Effective>,
 }
 
 /// What only the one order that holds the lock touches.
@@ -99,6 +101,7 @@ impl DesiredState {
             admission: OnceLock::new(),
             slots: OnceLock::new(),
             full_nat: OnceLock::new(),
+            effective: Arc::default(),
         })
     }
 
@@ -124,6 +127,11 @@ impl DesiredState {
         }
     }
 
+    /// How long orders take until packets go by them.
+    pub fn effective(&self) -> &Arc<Effective> {
+        &self.effective
+    }
+
     /// What is desired now.
     pub fn current(&self) -> Arc<Desired> {
         self.published.borrow().clone()
@@ -141,6 +149,7 @@ impl DesiredState {
         condition: Condition<'_>,
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
     ) -> Result<(T, Arc<Desired>), Refusal> {
+        let begun = Instant::now();
         let mut orders = self.lock();
         let Admitted { answer, before, after, changed } = self.admit(&orders, condition, edit)?;
         if changed.is_empty() {
@@ -148,6 +157,7 @@ impl DesiredState {
         }
         orders.store.save(&after, &changed).map_err(|error| Refusal::Store(error.to_string()))?;
         orders.note(&after, changed);
+        self.effective.accepted(after.generation, begun);
         let after = Arc::new(after);
         self.published.send_replace(after.clone());
         Ok((answer, after))

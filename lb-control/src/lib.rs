@@ -8,6 +8,7 @@ pub mod config;
 pub mod controller;
 pub mod datapath;
 pub mod desired;
+pub mod effective;
 pub mod engine;
 pub mod health;
 pub mod lbctl;

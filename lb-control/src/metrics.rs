@@ -11,6 +11,7 @@ use lb_common::BackendState;
 
 use crate::{
     desired::active,
+    effective::{BOUNDS, Histogram},
     model::{Desired, address::place},
     status::{AttachMode, BackendStatus, CounterValues, Observed},
 };
@@ -52,6 +53,25 @@ pub fn render(
     }
     services(&mut out, observed);
     backends(&mut out, desired, observed, now_unix);
+    out.0
+}
+
+/// How long orders took until packets went by them.
+pub fn effective(seen: &Histogram) -> String {
+    let mut out = Text(String::new());
+    let name = "order_effective_seconds";
+    out.family(name, "histogram", "From an order's arrival to the last write of the tables for it.");
+    let mut within = 0;
+    for (bound, count) in BOUNDS.iter().zip(seen.buckets) {
+        within += count;
+        out.sample(&format!("{name}_bucket"), &[("le", &bound.to_string())], within);
+    }
+    out.sample(&format!("{name}_bucket"), &[("le", "+Inf")], seen.count);
+    out.sample(&format!("{name}_sum"), &[], seen.sum.as_secs_f64());
+    out.sample(&format!("{name}_count"), &[], seen.count);
+    let help = "Orders that were accepted while too many others waited, and not timed.";
+    out.family("orders_not_timed_total", "counter", help);
+    out.sample("orders_not_timed_total", &[], seen.left_out);
     out.0
 }
 

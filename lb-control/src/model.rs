@@ -5,6 +5,7 @@ mod arrival;
 mod network;
 mod object;
 mod refusal;
+mod services;
 mod spec;
 mod together;
 
@@ -15,6 +16,7 @@ pub use lb_common::{Algorithm, FragmentPolicy, Mode, Protocol, Tracking};
 pub use network::{Network, NoNetwork, NoPorts, Ports};
 pub use object::Object;
 pub use refusal::{BackendError, FieldError, Refusal};
+pub use services::Services;
 pub use spec::{
     AlgorithmName, BackendSpec, FragmentsName, HealthCheckSpec, HealthName, ModeName, OnDeadlineName,
     OnFailureName, ProbeName, ProtocolName, QuicSpec, SchemeName, ServerIdSpec, ServiceSpec, TrackingName,
@@ -28,7 +30,7 @@ pub struct Desired {
     /// Grows by one with every change.
     pub generation: u64,
     /// By name.
-    pub services: BTreeMap<String, Service>,
+    pub services: Services,
 }
 
 /// A service: its virtual addresses and ports, a protocol, and its backends.

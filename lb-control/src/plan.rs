@@ -6,16 +6,20 @@
 //! round on the way out. A backend goes down after the slots have left it.
 
 mod addresses;
+mod changed;
 mod installed;
+mod numbers;
 mod program;
 mod service;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Address, BackendId, BackendState, Interface, NextHop, ServiceKey};
+use lb_common::{Address, BackendId, BackendState, Interface, NextHop, ServiceKey, VirtualAddress};
 
+use changed::Changed;
 pub use installed::{BuiltFor, Installed, InstalledService};
+pub use table::is_affected;
 
 use crate::{datapath::Change, target::Target};
 
@@ -52,38 +56,38 @@ pub enum Shortage {
 pub struct Plan {
     /// To be applied one after the other.
     pub changes: Vec<Change>,
+    /// How many services were looked at.
+    pub services: usize,
     /// How many slots get another owner.
     pub slots_moved: usize,
     /// What did not fit.
     pub shortages: Vec<Shortage>,
 }
 
-/// Plans the way from `installed` to `target`.
+/// Plans the way from `installed` to `target`. What was planned before and is the same is not looked at again.
 pub fn plan(installed: &mut Installed, target: &Target, now_seconds: u32) -> Plan {
+    let changed = Changed::of(installed, target);
     let mut planner = Planner { installed, now_seconds, plan: Plan::default() };
-    planner.enable(target);
+    planner.enable(target, &changed);
     planner.interfaces_and_locals(target);
     planner.settings_and_pool(target);
-    let wanted: BTreeSet<ServiceKey> = target.services.iter().map(|service| service.key).collect();
-    let gone: Vec<ServiceKey> =
-        planner.installed.services.keys().filter(|key| !wanted.contains(key)).copied().collect();
-    let addresses = addresses::virtual_addresses(target);
-    planner.delete_virtual_addresses(&addresses);
-    planner.narrow(&wanted);
-    for key in gone {
-        planner.delete_service(key);
-    }
-    let of_the_pool = addresses.iter().filter(|(_, entry)| entry.services == 0);
-    planner.put_virtual_addresses(of_the_pool.map(|(&address, &entry)| (address, entry)));
-    for service in &target.services {
+    let addresses = changed.addresses.then(|| planner.take_away(target));
+    let mut left_out = BTreeSet::new();
+    for service in changed.services(target) {
+        planner.plan.services += 1;
         if let Err(shortage) = planner.service(service) {
             planner.plan.shortages.push(shortage);
+            left_out.insert(service.key);
         }
     }
-    planner.widen(&target.services);
-    planner.put_virtual_addresses(addresses);
+    if let Some(addresses) = addresses {
+        planner.widen(&target.services);
+        planner.put_virtual_addresses(addresses);
+    }
     planner.delete_interfaces(target);
-    planner.plan
+    let plan = planner.plan;
+    installed.note_planned(target, left_out, plan.shortages.is_empty());
+    plan
 }
 
 struct Planner<'i> {
@@ -97,6 +101,22 @@ impl Planner<'_> {
     fn change(&mut self, change: Change) {
         self.installed.record(&change, self.now_seconds);
         self.plan.changes.push(change);
+    }
+
+    /// Takes services and addresses away that are not in the target; returns the addresses that are.
+    fn take_away(&mut self, target: &Target) -> BTreeMap<Address, VirtualAddress> {
+        let wanted: BTreeSet<ServiceKey> = target.services.iter().map(|service| service.key).collect();
+        let known = self.installed.services.keys();
+        let gone: Vec<ServiceKey> = known.filter(|key| !wanted.contains(key)).copied().collect();
+        let addresses = addresses::virtual_addresses(target);
+        self.delete_virtual_addresses(&addresses);
+        self.narrow(&wanted);
+        for key in gone {
+            self.delete_service(key);
+        }
+        let of_the_pool = addresses.iter().filter(|(_, entry)| entry.services == 0);
+        self.put_virtual_addresses(of_the_pool.map(|(&address, &entry)| (address, entry)));
+        addresses
     }
 
     fn interfaces_and_locals(&mut self, target: &Target) {

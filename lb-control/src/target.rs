@@ -1,6 +1,11 @@
 //! What the data plane should look like: the desired state without names, policies and health checks.
 //! Pure data; [`crate::plan`] turns (target, installed) into changes.
 
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
 use lb_common::{
     Address, Algorithm, BackendState, Features, FragmentPolicy, Interface, Mode, NextHop, Port, QuicScheme,
     ServiceKey, ServiceSettings, Settings, Tracking,
@@ -10,7 +15,7 @@ use lb_common::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Target {
     /// Services, at most one for a key.
-    pub services: Vec<TargetService>,
+    pub services: Vec<Shared<TargetService>>,
     /// Interfaces by their index in `INTERFACES`; an index keeps its interface while a next hop names it.
     pub interfaces: Vec<(u16, Interface)>,
     /// The balancer's own addresses.
@@ -24,14 +29,63 @@ pub struct Target {
 impl Target {
     /// What the program has to do for it.
     pub fn features(&self) -> Features {
-        let services = self.services.iter().map(TargetService::features);
-        let pool = self.pool.iter().map(|address| family(*address));
-        services.chain(pool).fold(Features::NONE, |all, one| all | one)
+        let services = self.services.iter().map(|service| service.features());
+        services.fold(self.features_of_pool(), |all, one| all | one)
+    }
+
+    /// What it has to do for the pool of `full-nat`.
+    pub fn features_of_pool(&self) -> Features {
+        self.pool.iter().fold(Features::NONE, |all, address| all | family(*address))
+    }
+}
+
+/// Something that one target shares with the next, so that what did not change costs a comparison of pointers; who
+/// changes it gets a copy.
+#[derive(Debug, Default)]
+pub struct Shared<T>(Arc<T>);
+
+impl<T> Shared<T> {
+    /// Whether both are one in memory.
+    pub fn is_same(one: &Self, other: &Self) -> bool {
+        Arc::ptr_eq(&one.0, &other.0)
+    }
+}
+
+impl<T> From<T> for Shared<T> {
+    fn from(value: T) -> Self {
+        Self(Arc::new(value))
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Self::is_same(self, other) || self.0 == other.0
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Shared<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
     }
 }
 
 impl TargetService {
-    fn features(&self) -> Features {
+    /// What the program has to do for it.
+    pub fn features(&self) -> Features {
         let wanted = |is_wanted, feature| if is_wanted { feature } else { Features::NONE };
         let backends = self.backends.iter().map(|backend| {
             let resets = backend.resets || backend.state == BackendState::Cut;

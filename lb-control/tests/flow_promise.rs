@@ -184,20 +184,23 @@ impl Simulation {
             })
             .collect();
         let target = Target {
-            services: vec![TargetService {
-                key: ServiceKey {
-                    address: Address::from_ipv4(VIP),
-                    port: Port::new(80),
-                    protocol: self.protocol as u8,
-                    width: 0,
-                },
-                last_port: 0,
-                settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, IDLE_SECONDS),
-                fragments: FragmentPolicy::Drop,
-                answer_echo: false,
-                answer_arp: true,
-                backends,
-            }],
+            services: vec![
+                TargetService {
+                    key: ServiceKey {
+                        address: Address::from_ipv4(VIP),
+                        port: Port::new(80),
+                        protocol: self.protocol as u8,
+                        width: 0,
+                    },
+                    last_port: 0,
+                    settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, IDLE_SECONDS),
+                    fragments: FragmentPolicy::Drop,
+                    answer_echo: false,
+                    answer_arp: true,
+                    backends,
+                }
+                .into(),
+            ],
             interfaces: vec![(
                 0,
                 Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 },

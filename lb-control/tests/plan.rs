@@ -1,5 +1,7 @@
 //! The planner by table, over plain memory: what a target changes, in which order, and what it leaves alone.
 
+#[path = "plan/changed.rs"]
+mod changed;
 #[path = "plan/kinds.rs"]
 mod kinds;
 #[path = "plan/shape.rs"]

@@ -98,15 +98,18 @@ fn target(backends: impl Iterator<Item = u32>) -> Target {
         next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 1, (id >> 8) as u8, id as u8]), interface: 0 }),
     };
     Target {
-        services: vec![TargetService {
-            key: KEY,
-            last_port: 0,
-            settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, IDLE_SECONDS),
-            fragments: FragmentPolicy::Drop,
-            answer_echo: false,
-            answer_arp: false,
-            backends: backends.map(backend).collect(),
-        }],
+        services: vec![
+            TargetService {
+                key: KEY,
+                last_port: 0,
+                settings: ServiceSettings::new(Mode::Nat, Tracking::OnChange, IDLE_SECONDS),
+                fragments: FragmentPolicy::Drop,
+                answer_echo: false,
+                answer_arp: false,
+                backends: backends.map(backend).collect(),
+            }
+            .into(),
+        ],
         interfaces: vec![(0, Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 })],
         locals: vec![],
         ..Target::default()

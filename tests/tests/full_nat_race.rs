@@ -167,20 +167,23 @@ fn target(pool_ports: u16) -> Target {
         })
         .collect();
     Target {
-        services: vec![TargetService {
-            key: ServiceKey {
-                address: Address::from_ipv4(VIP.octets()),
-                port: Port::new(80),
-                protocol: 6,
-                width: 0,
-            },
-            last_port: 0,
-            settings: ServiceSettings::new(Mode::FullNat, Tracking::OnChange, 3_600),
-            fragments: FragmentPolicy::Drop,
-            answer_echo: false,
-            answer_arp: false,
-            backends,
-        }],
+        services: vec![
+            TargetService {
+                key: ServiceKey {
+                    address: Address::from_ipv4(VIP.octets()),
+                    port: Port::new(80),
+                    protocol: 6,
+                    width: 0,
+                },
+                last_port: 0,
+                settings: ServiceSettings::new(Mode::FullNat, Tracking::OnChange, 3_600),
+                fragments: FragmentPolicy::Drop,
+                answer_echo: false,
+                answer_arp: false,
+                backends,
+            }
+            .into(),
+        ],
         interfaces: vec![(0, Interface { mac: Mac::new(MAC).word(), ifindex: 1, mtu: 1_500 })],
         program: Settings { pool_first_port: FIRST_PORT, pool_ports, pool_ipv4: 1, ..Settings::default() },
         pool: vec![Address::from_ipv4(POOL.octets())],

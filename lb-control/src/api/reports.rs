@@ -61,7 +61,8 @@ pub async fn interfaces(State(state): State<Shared>) -> Json<Value> {
 
 pub async fn metrics(State(state): State<Shared>, Extension(outcomes): Extension<Arc<Outcomes>>) -> Response {
     let (desired, observed) = (state.desired.current(), state.observer.observe());
-    let text = metrics::render(&desired, &observed, &outcomes.counts(), now_unix());
+    let mut text = metrics::render(&desired, &observed, &outcomes.counts(), now_unix());
+    text.push_str(&metrics::effective(&state.desired.effective().histogram()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

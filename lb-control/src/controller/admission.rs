@@ -55,7 +55,8 @@ impl RouteAdmission {
 impl Admission for RouteAdmission {
     fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal> {
         let snapshot = self.netlink.snapshot();
-        let new = after.services.values().filter(|service| {
+        let differences = after.services.differences(&before.services);
+        let new = differences.into_iter().filter_map(|name| after.services.get(name)).filter(|service| {
             before.services.get(&service.name).is_none_or(|old| old.address != service.address)
         });
         let refused: Vec<_> = new
@@ -108,7 +109,8 @@ pub fn full_nat_addresses(pool: &[IpAddr], desired: &Desired, snapshot: &Snapsho
 /// Backends that an order adds, or whose service it gives another mode.
 fn new_backends<'a>(before: &Desired, after: &'a Desired) -> Vec<(&'a str, Mode, SocketAddr)> {
     let mut new = Vec::new();
-    for service in after.services.values() {
+    let differences = after.services.differences(&before.services);
+    for service in differences.into_iter().filter_map(|name| after.services.get(name)) {
         let old = before.services.get(&service.name).filter(|old| old.mode == service.mode);
         for at in service.backends.keys() {
             if old.is_none_or(|old| !old.backends.contains_key(at)) {

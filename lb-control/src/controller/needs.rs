@@ -1,8 +1,10 @@
 //! What a target needs of the interfaces that the program runs on. Pure.
 
+use std::net::IpAddr;
+
 use lb_common::Mode;
 
-use crate::target::{Target, TargetService};
+use crate::target::TargetService;
 
 /// See the fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -15,13 +17,24 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Of a target.
-    pub fn of(target: &Target) -> Self {
-        let pool = target.pool.iter().any(|address| !address.is_ipv4());
-        let answers = |service: &TargetService| service.answer_arp && !service.key.address.is_ipv4();
+    /// Of a service.
+    pub fn of(service: &TargetService) -> Self {
         Self {
-            ipv6_forwarding: target.services.iter().any(asks_for_ipv6_routes),
-            all_multicast: pool || target.services.iter().any(answers),
+            ipv6_forwarding: asks_for_ipv6_routes(service),
+            all_multicast: service.answer_arp && !service.key.address.is_ipv4(),
+        }
+    }
+
+    /// Of the pool of `full-nat`, whose addresses are answered for.
+    pub fn of_pool(pool: &[IpAddr]) -> Self {
+        Self { all_multicast: pool.iter().any(IpAddr::is_ipv6), ..Self::default() }
+    }
+
+    /// Of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            ipv6_forwarding: self.ipv6_forwarding || other.ipv6_forwarding,
+            all_multicast: self.all_multicast || other.all_multicast,
         }
     }
 }
@@ -40,7 +53,7 @@ mod tests {
 
     const IPV4: Address = Address::from_ipv4([10, 0, 0, 1]);
 
-    fn needs(mode: Mode, address: Address, answer_arp: bool, pool: &[Address]) -> (bool, bool) {
+    fn needs(mode: Mode, address: Address, answer_arp: bool, pool: &[&str]) -> (bool, bool) {
         let service = TargetService {
             key: ServiceKey { address, ..ServiceKey::default() },
             last_port: 0,
@@ -50,7 +63,8 @@ mod tests {
             answer_echo: false,
             backends: Vec::new(),
         };
-        let needs = Needs::of(&Target { services: vec![service], pool: pool.to_vec(), ..Target::default() });
+        let pool: Vec<IpAddr> = pool.iter().map(|text| text.parse().expect("an address")).collect();
+        let needs = Needs::of_pool(&pool).and(Needs::of(&service));
         (needs.ipv6_forwarding, needs.all_multicast)
     }
 
@@ -62,7 +76,7 @@ mod tests {
             (Mode::Nat, ipv6, true, &[], (true, true)),
             (Mode::FullNat, ipv6, false, &[], (true, false)),
             (Mode::DsrL2, ipv6, true, &[], (false, true)),
-            (Mode::FullNat, IPV4, true, &[IPV4, ipv6], (false, true)),
+            (Mode::FullNat, IPV4, true, &["10.0.0.9", "2001:db8::9"], (false, true)),
         ] {
             assert_eq!(needs(mode, address, answers, pool), expected, "{mode:?} {address:?} {answers}");
         }

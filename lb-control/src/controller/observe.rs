@@ -7,11 +7,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use lb_common::{Mac, NextHop, Reason, ServiceKey};
 
+use super::engine_thread::{EngineGone, EngineThread};
 use crate::{
     datapath::Datapath,
     engine::{Engine, TotalsReport},
@@ -23,6 +25,9 @@ use crate::{
         ServiceStatus, Totals, TranslationTable,
     },
 };
+
+/// An order waits no longer than this for an observation, and for the service that is read just then.
+const PART: Duration = Duration::from_micros(500);
 
 /// Holds the latest observation.
 #[derive(Default)]
@@ -64,18 +69,32 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Reads the services of `names` and what is counted of all; `interfaces` names interfaces by index.
-    pub fn take<D: Datapath>(
-        engine: &Engine<D>,
-        names: &[(String, ServiceKey)],
-        interfaces: &BTreeMap<u16, String>,
-    ) -> Result<Self> {
-        let mut services = BTreeMap::new();
-        for (name, key) in names {
-            if let Some(status) = service(engine, key, interfaces)? {
-                services.insert(name.clone(), status);
+    /// Reads the services of `names` and what is counted of all, in parts between which the engine does other work;
+    /// `interfaces` names interfaces by index.
+    pub async fn take<D: Datapath + 'static>(
+        engine: EngineThread<Engine<D>>,
+        names: Vec<(String, ServiceKey)>,
+        interfaces: BTreeMap<u16, String>,
+    ) -> Result<Result<Self>, EngineGone> {
+        let (names, interfaces) = (Arc::new(names), Arc::new(interfaces));
+        let (mut services, mut next) = (BTreeMap::new(), 0);
+        while next < names.len() {
+            let (names, interfaces) = (names.clone(), interfaces.clone());
+            let part = move |engine: &mut Engine<D>| read_part(engine, &names[next..], &interfaces);
+            match engine.call(part).await? {
+                Ok((read, count)) => {
+                    services.extend(read);
+                    next += count;
+                }
+                Err(error) => return Ok(Err(error)),
             }
         }
+        let rest = engine.call(|engine| Self::of_all(engine)).await?;
+        Ok(rest.map(|rest| Self { services, ..rest }))
+    }
+
+    fn of_all<D: Datapath>(engine: &Engine<D>) -> Result<Self> {
+        let services = BTreeMap::new();
         let counts = engine.reasons()?;
         let count = |reason: Reason| counts.get(reason as usize).copied().unwrap_or_default();
         let reasons = Reason::ALL.iter().map(|reason| ReasonCount::new(*reason, count(*reason)));
@@ -117,6 +136,26 @@ impl Reading {
             totals,
         }
     }
+}
+
+/// Reads services until the time of a part is over; returns how many names were seen to.
+fn read_part<D: Datapath>(
+    engine: &Engine<D>,
+    names: &[(String, ServiceKey)],
+    interfaces: &BTreeMap<u16, String>,
+) -> Result<(Vec<(String, ServiceStatus)>, usize)> {
+    let begun = Instant::now();
+    let (mut read, mut count) = (Vec::new(), 0);
+    for (name, key) in names {
+        if let Some(status) = service(engine, key, interfaces)? {
+            read.push((name.clone(), status));
+        }
+        count += 1;
+        if begun.elapsed() >= PART {
+            break;
+        }
+    }
+    Ok((read, count))
 }
 
 /// The services to read.

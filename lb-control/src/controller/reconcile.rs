@@ -8,23 +8,26 @@ use std::{
 };
 
 use futures_util::future::OptionFuture;
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle},
+    time::{MissedTickBehavior, sleep_until},
+};
 
 use super::{
     Bpf,
     engine_thread::{EngineGone, EngineThread},
     host,
     interfaces::Interfaces,
-    needs::Needs,
     observe::{Observer, Reading, interface_names, service_names},
-    target::target,
+    target::{Hosts, Targets, WAY_WITHIN},
 };
 use crate::{
-    config::Packets,
+    effective::Effective,
     engine::monotonic_seconds,
     model::{Desired, address},
     netlink::{Netlink, Snapshot},
-    next_hops::{Resolved, Unresolved},
+    next_hops::Resolved,
     plan::Shortage,
     status::Observe as _,
     target::Target,
@@ -32,10 +35,8 @@ use crate::{
 
 /// Between two looks at the clock: drains end, flows are forgotten.
 const TICK: Duration = Duration::from_secs(1);
-/// Changes that come within this are installed together.
+/// Changes that come within this after an installation are installed together; the first of them does not wait.
 const BURST: Duration = Duration::from_millis(2);
-/// So long a new backend's way is waited for before it is installed without one.
-const WAY_WITHIN: Duration = Duration::from_millis(100);
 /// So long the routes of all backends are waited for at the start; the kernel answers 50,000 in a second.
 const FIRST_WAYS_WITHIN: Duration = Duration::from_secs(10);
 /// After an observation, the next one is made no sooner than after this many times what it took: with many
@@ -49,14 +50,26 @@ pub struct Reconciler {
     pub engine: EngineThread<Bpf>,
     pub netlink: Netlink,
     pub interfaces: Interfaces,
-    pub packets: Packets,
+    pub targets: Targets,
+    pub effective: Arc<Effective>,
     pub desired: watch::Receiver<Arc<Desired>>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub resolved: watch::Receiver<Option<Arc<Resolved>>>,
     pub wanted: watch::Sender<BTreeSet<IpAddr>>,
     pub observer: Arc<Observer>,
+    pub observing: Option<Observing>,
     pub progress: Progress,
 }
+
+/// An observation under way: between its parts, changes are installed.
+pub struct Observing {
+    begun: Instant,
+    /// Installed before it began.
+    generation: u64,
+    reading: JoinHandle<Read>,
+}
+
+type Read = Result<anyhow::Result<Reading>, EngineGone>;
 
 /// What was installed last, and what failed.
 #[derive(Default)]
@@ -73,6 +86,9 @@ pub struct Progress {
     /// Something was installed that no observation shows.
     unobserved: bool,
     observe_from: Option<Instant>,
+    installed_at: Option<Instant>,
+    /// Until then at the latest, services wait for the ways of new backends.
+    held_until: Option<Instant>,
 }
 
 impl Reconciler {
@@ -83,10 +99,15 @@ impl Reconciler {
         if tokio::time::timeout(FIRST_WAYS_WITHIN, first).await.is_err() {
             tracing::warn!("the kernel is slow to answer for routes; starting without them");
         }
-        self.install().await?;
+        self.install(true).await?;
         let snapshot = self.snapshots.borrow_and_update().clone();
         self.interfaces.reconcile(&snapshot, &self.netlink, &self.engine).await?;
-        self.observe().await
+        self.begin_observation();
+        let observed = self.observing.as_mut().map(|observing| &mut observing.reading);
+        match OptionFuture::from(observed).await {
+            Some(read) => self.end_observation(read),
+            None => Ok(()),
+        }
     }
 
     /// Goes on until the engine is gone.
@@ -95,13 +116,17 @@ impl Reconciler {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = self.snapshots.borrow_and_update().clone();
         loop {
-            let observe =
-                self.progress.unobserved.then(|| self.progress.observe_from.unwrap_or_else(Instant::now));
-            let observe = OptionFuture::from(observe.map(|at| tokio::time::sleep_until(at.into())));
+            let is_due = self.progress.unobserved && self.observing.is_none();
+            let due = is_due.then(|| self.progress.observe_from.unwrap_or_else(Instant::now));
+            let due = OptionFuture::from(due.map(|at| sleep_until(at.into())));
+            let held = OptionFuture::from(self.progress.held_until.map(|at| sleep_until(at.into())));
+            let observed =
+                OptionFuture::from(self.observing.as_mut().map(|observing| &mut observing.reading));
             let ticked = tokio::select! {
                 _ = tick.tick() => true,
                 Ok(()) = self.desired.changed() => false,
                 Ok(()) = self.resolved.changed() => false,
+                Some(()) = held => false,
                 Ok(()) = self.snapshots.changed() => {
                     let now = self.snapshots.borrow_and_update().clone();
                     let before = std::mem::replace(&mut seen, now);
@@ -111,12 +136,14 @@ impl Reconciler {
                     }
                     false
                 }
-                Some(()) = observe => {
-                    match self.observe().await {
-                        Ok(()) => continue,
-                        Err(gone) => return gone,
-                    }
+                Some(()) = due => {
+                    self.begin_observation();
+                    continue;
                 }
+                Some(read) = observed => match self.end_observation(read) {
+                    Ok(()) => continue,
+                    Err(gone) => return gone,
+                },
             };
             if let Err(gone) = self.turn(ticked).await {
                 return gone;
@@ -133,43 +160,63 @@ impl Reconciler {
     }
 
     async fn turn(&mut self, ticked: bool) -> Result<(), EngineGone> {
-        if !ticked {
-            tokio::time::sleep(BURST).await;
+        if let Some(until) = self.progress.installed_at.map(|at| at + BURST)
+            && until > Instant::now()
+        {
+            sleep_until(until.into()).await;
         }
         let snapshot = self.snapshots.borrow_and_update().clone();
         self.interfaces.reconcile(&snapshot, &self.netlink, &self.engine).await?;
-        self.install().await?;
+        self.install(false).await?;
         if ticked {
             self.settle().await?;
         }
-        let may = self.progress.observe_from.is_none_or(|from| from <= Instant::now());
-        if may && (ticked || self.progress.unobserved) {
-            self.observe().await?;
-        }
+        self.progress.unobserved |= ticked;
         Ok(())
     }
 
-    /// Installs what is desired now.
-    async fn install(&mut self) -> Result<(), EngineGone> {
+    /// Installs what is desired now. At the start nothing is held back: what is not in the target is taken away.
+    async fn install(&mut self, first: bool) -> Result<(), EngineGone> {
         let desired = self.desired.borrow_and_update().clone();
-        let resolved = self.ways_for(&desired).await;
+        let wait_until = Instant::now() + WAY_WITHIN;
+        let hosts = self.targets.follow(&desired, wait_until);
+        self.want(hosts);
+        if first {
+            let answered = |ways: &Option<Arc<Resolved>>| {
+                ways.as_deref().is_some_and(|ways| self.targets.is_answered(ways))
+            };
+            let _ = tokio::time::timeout_at(wait_until.into(), self.resolved.wait_for(answered)).await;
+        }
+        let ways = self.resolved.borrow_and_update().clone().unwrap_or_default();
         let snapshot = self.snapshots.borrow().clone();
-        let wanted = target(&desired, &self.packets, &resolved, &snapshot, host::unix_seconds());
-        self.interfaces.need(Needs::of(&wanted), &self.netlink).await;
+        let now = if first { wait_until } else { Instant::now() };
+        let wanted = self.targets.target(&ways, &snapshot, now, host::unix_seconds());
+        self.progress.held_until = wanted.held_until;
+        self.interfaces.need(wanted.needs, &self.netlink).await;
+        // While something is held back, the generation is not wholly installed.
+        let generation = wanted.held_until.is_none().then_some(desired.generation);
+        let wanted = wanted.target;
         if self.progress.installed.as_ref() == Some(&wanted) {
-            self.note_installed(desired.generation);
+            self.note_installed(generation, Instant::now());
             return Ok(());
         }
         let again_later = self.progress.retry_at.is_some_and(|at| at > Instant::now());
         if again_later && self.progress.failed.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let generation = desired.generation;
-        let job = move |engine: &mut Bpf| (engine.apply(&wanted, monotonic_seconds()), wanted);
-        let outcome = self.engine.call(job).await?;
+        self.apply(wanted, generation).await
+    }
+
+    async fn apply(&mut self, wanted: Target, generation: Option<u64>) -> Result<(), EngineGone> {
+        let job = move |engine: &mut Bpf| {
+            let outcome = engine.apply(&wanted, monotonic_seconds());
+            (outcome, wanted, Instant::now())
+        };
+        let (outcome, wanted, at) = self.engine.call(job).await?;
         self.progress.unobserved = true;
+        self.progress.installed_at = Some(at);
         match outcome {
-            (Ok(applied), wanted) => {
+            Ok(applied) => {
                 tracing::debug!(
                     generation,
                     changes = applied.changes,
@@ -182,11 +229,11 @@ impl Reconciler {
                 if short {
                     (self.progress.installed, self.progress.failed) = (None, Some(wanted));
                 } else {
-                    self.note_installed(generation);
+                    self.note_installed(generation, at);
                     (self.progress.installed, self.progress.failed) = (Some(wanted), None);
                 }
             }
-            (Err(error), wanted) => {
+            Err(error) => {
                 (self.progress.installed, self.progress.failed) = (None, Some(wanted));
                 self.progress.note_apply(Some(format!("{error:#}")));
             }
@@ -194,32 +241,25 @@ impl Reconciler {
         Ok(())
     }
 
-    fn note_installed(&mut self, generation: u64) {
+    fn note_installed(&mut self, generation: Option<u64>, at: Instant) {
+        let Some(generation) = generation else { return };
+        self.effective.installed(generation, at);
         self.observer.set_installed(generation);
         self.progress.unobserved |= self.progress.observed_generation != generation;
     }
 
-    /// The ways to every backend: those of new ones are waited for a little, so that their first packets
-    /// find them.
-    async fn ways_for(&mut self, desired: &Desired) -> Arc<Resolved> {
-        let addresses = desired.services.values().flat_map(|service| service.backends.keys());
-        let addresses: BTreeSet<IpAddr> = addresses.map(|at| at.ip()).collect();
-        let before = self.wanted.borrow().clone();
-        let new: Vec<IpAddr> = addresses.difference(&before).copied().collect();
-        self.wanted.send_if_modified(|wanted| {
-            let changed = *wanted != addresses;
-            *wanted = addresses;
-            changed
+    /// Has the ways to these hosts kept, or no more.
+    fn want(&self, hosts: Hosts) {
+        if hosts == Hosts::default() {
+            return;
+        }
+        self.wanted.send_if_modified(|wanted: &mut BTreeSet<IpAddr>| {
+            // An address may have gone and come: what is wanted in the end is what has backends.
+            let went = hosts.went.iter().filter(|address| !hosts.came.contains(address));
+            let went = went.filter(|address| wanted.remove(*address)).count();
+            let came = hosts.came.iter().filter(|address| wanted.insert(**address)).count();
+            went + came > 0
         });
-        let known = |resolved: &Option<Arc<Resolved>>| {
-            let Some(resolved) = resolved else { return false };
-            let way = |address: &IpAddr| resolved.ways.get(address);
-            new.iter()
-                .map(way)
-                .all(|way| !matches!(way, None | Some(Err(Unresolved::NotAsked | Unresolved::Asking))))
-        };
-        let _ = tokio::time::timeout(WAY_WITHIN, self.resolved.wait_for(known)).await;
-        self.resolved.borrow_and_update().clone().unwrap_or_default()
     }
 
     async fn settle(&mut self) -> Result<(), EngineGone> {
@@ -229,23 +269,31 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn observe(&mut self) -> Result<(), EngineGone> {
-        let begun = Instant::now();
+    fn begin_observation(&mut self) {
         let snapshot = self.snapshots.borrow().clone();
         let resolved = self.resolved.borrow().clone().unwrap_or_default();
         let names = service_names(&self.desired.borrow());
         let interfaces = interface_names(&resolved, &snapshot);
-        let reading = self.engine.call(move |engine| Reading::take(engine, &names, &interfaces)).await?;
-        let (reading, error) = match reading {
+        self.observing = Some(Observing {
+            begun: Instant::now(),
+            generation: self.observer.installed_generation(),
+            reading: tokio::spawn(Reading::take(self.engine.clone(), names, interfaces)),
+        });
+    }
+
+    fn end_observation(&mut self, read: Result<Read, JoinError>) -> Result<(), EngineGone> {
+        let Some(Observing { begun, generation, .. }) = self.observing.take() else { return Ok(()) };
+        // A panic within it was the engine's.
+        let (reading, error) = match read.map_err(|_| EngineGone)?? {
             Ok(reading) => (reading, None),
             Err(error) => (Reading::default(), Some(format!("{error:#}"))),
         };
         note(&mut self.progress.observe_error, error, "cannot read the tables");
-        let generation = self.observer.installed_generation();
+        let snapshot = self.snapshots.borrow().clone();
         let observed = reading.observed(generation, self.errors(), self.interfaces.status(&snapshot));
         self.observer.publish(observed);
         self.progress.observed_generation = generation;
-        self.progress.unobserved = false;
+        self.progress.unobserved = generation != self.observer.installed_generation();
         self.progress.observe_from = Some(Instant::now() + begun.elapsed() * OBSERVE_REST);
         Ok(())
     }

@@ -24,7 +24,7 @@ use super::{
     multicast::Marks,
     observe::Observer,
     reconcile::{Progress, Reconciler},
-    target::target,
+    target::{Targets, target},
 };
 use crate::{
     api::{self, AppState, Listeners, Tokens},
@@ -206,11 +206,13 @@ async fn start(
             wanted_mode,
             Marks::new(&config.directories.pins),
         ),
-        packets: config.packets.clone(),
+        targets: Targets::new(config.packets.clone()),
+        effective: desired.effective().clone(),
         desired: desired.subscribe(),
         resolved: resolved_receiver,
         wanted,
         observer: Arc::new(Observer::default()),
+        observing: None,
         progress: Progress::default(),
     };
     reconciler.start().await?;
@@ -252,7 +254,9 @@ fn turn_sockets(config: &Config) -> anyhow::Result<()> {
 fn options(config: &Config, object: &'static [u8], desired: &Desired) -> BpfOptions<'static> {
     let mut wanted = desired.clone();
     for service in &config.services {
-        wanted.services.entry(service.name.clone()).or_insert_with(|| service.clone());
+        if !wanted.services.contains_key(&service.name) {
+            wanted.services.insert(service.name.clone(), service.clone());
+        }
     }
     let (nowhere, nothing) = (Resolved::default(), Snapshot::default());
     let target = target(&wanted, &config.packets, &nowhere, &nothing, host::unix_seconds());

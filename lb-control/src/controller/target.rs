@@ -1,19 +1,237 @@
-//! What should be installed, out of orders, health, ways and addresses. Pure.
+//! What should be installed, out of orders, health, ways and addresses. Pure; time is an argument.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lb_common::{Address, Port, Settings, limits::LOCALS};
 
+use super::needs::Needs;
 use crate::{
     config::{Packets, Tunnel},
-    desired::target_service,
-    model::{Desired, Network, address},
+    desired::{CUT_SECONDS, target_service},
+    model::{Backend, Desired, Network, Service, address},
     netlink::Snapshot,
-    next_hops::Resolved,
-    target::Target,
+    next_hops::{Resolved, Unresolved},
+    target::{Shared, Target, TargetService},
 };
 
-/// The target at `now_unix` seconds.
+/// So long a new backend's way is waited for before it is installed without one.
+pub const WAY_WITHIN: Duration = Duration::from_millis(100);
+
+/// Makes targets of one desired state after another. What did not change is shared with the target before, so that a
+/// change costs what it touches.
+pub struct Targets {
+    packets: Packets,
+    followed: Option<Arc<Desired>>,
+    /// In the order of their names.
+    entries: Vec<Entry>,
+    /// How many backends are at each address.
+    hosts: BTreeMap<IpAddr, usize>,
+    /// Addresses whose way is not known yet, and until when it is waited for.
+    waiting: BTreeMap<IpAddr, Instant>,
+    ways: Arc<Resolved>,
+}
+
+struct Entry {
+    service: Arc<Service>,
+    /// None where the service is new and waits for a way.
+    target: Option<Shared<TargetService>>,
+    needs: Needs,
+    is_stale: bool,
+    /// It changes as time goes by.
+    is_timed: bool,
+}
+
+/// What became of the addresses of backends.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// They have backends since.
+    pub came: Vec<IpAddr>,
+    /// They have none since.
+    pub went: Vec<IpAddr>,
+}
+
+/// A target and what belongs to it.
+pub struct Wanted {
+    /// What should be installed.
+    pub target: Target,
+    /// What it needs of the interfaces.
+    pub needs: Needs,
+    /// Services are left as they were, because a new backend's way is waited for: until then at the latest.
+    pub held_until: Option<Instant>,
+}
+
+impl Targets {
+    /// Nothing is desired yet.
+    pub fn new(packets: Packets) -> Self {
+        Self {
+            packets,
+            followed: None,
+            entries: Vec::new(),
+            hosts: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            ways: Arc::default(),
+        }
+    }
+
+    /// Takes in what is desired now. The ways of new addresses are waited for until `wait_until`.
+    pub fn follow(&mut self, desired: &Arc<Desired>, wait_until: Instant) -> Hosts {
+        let mut hosts = Hosts::default();
+        if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, desired)) {
+            return hosts;
+        }
+        let mut before = std::mem::take(&mut self.entries).into_iter().peekable();
+        for service in desired.services.shared() {
+            while let Some(gone) =
+                before.next_if(|old| !Arc::ptr_eq(&old.service, service) && old.service.name < service.name)
+            {
+                self.leave(&gone.service, &mut hosts);
+            }
+            let known =
+                before.next_if(|old| Arc::ptr_eq(&old.service, service) || old.service.name == service.name);
+            let entry = match known {
+                Some(known) if Arc::ptr_eq(&known.service, service) => known,
+                known => {
+                    // First in, then out: who stays is neither new nor gone.
+                    self.enter(service, &mut hosts);
+                    if let Some(known) = &known {
+                        self.leave(&known.service, &mut hosts);
+                    }
+                    Entry::new(service.clone(), known.and_then(|known| known.target))
+                }
+            };
+            self.entries.push(entry);
+        }
+        for gone in before {
+            self.leave(&gone.service, &mut hosts);
+        }
+        self.waiting.extend(hosts.came.iter().map(|address| (*address, wait_until)));
+        self.followed = Some(desired.clone());
+        hosts
+    }
+
+    /// The target with these ways. Services with a backend whose way is waited for stay as they were.
+    pub fn target(
+        &mut self,
+        ways: &Arc<Resolved>,
+        snapshot: &Snapshot,
+        now: Instant,
+        now_unix: u64,
+    ) -> Wanted {
+        let other = self.take_ways(ways);
+        self.waiting.retain(|address, until| *until > now && !is_answered(ways, address));
+        let next_hop = |address: IpAddr| ways.ways.get(&address).and_then(|way| way.ok());
+        let mut needs = Needs::of_pool(&self.packets.full_nat.addresses);
+        let mut held_until: Option<Instant> = None;
+        let mut services = Vec::with_capacity(self.entries.len());
+        for entry in &mut self.entries {
+            let mut hosts = entry.service.backends.keys().map(|at| at.ip());
+            entry.is_stale |=
+                entry.is_timed || (!other.is_empty() && hosts.any(|host| other.contains(&host)));
+            if entry.is_stale {
+                let until = match self.waiting.is_empty() {
+                    true => None,
+                    false => entry.service.backends.keys().filter_map(|at| self.waiting.get(&at.ip())).max(),
+                };
+                match until {
+                    Some(until) => held_until = Some(held_until.map_or(*until, |other| other.min(*until))),
+                    None => entry.build(now_unix, next_hop),
+                }
+            }
+            if let Some(target) = &entry.target {
+                needs = needs.and(entry.needs);
+                services.push(target.clone());
+            }
+        }
+        let program = program(&self.packets);
+        let target = Target {
+            services,
+            interfaces: ways.interfaces.clone(),
+            locals: locals(snapshot),
+            program,
+            pool: self.packets.full_nat.addresses.iter().copied().map(address::to_map).collect(),
+        };
+        Wanted { target, needs, held_until }
+    }
+
+    /// Whether the way to every new backend is known, or known not to be.
+    pub fn is_answered(&self, ways: &Resolved) -> bool {
+        self.waiting.keys().all(|address| is_answered(ways, address))
+    }
+
+    /// Addresses whose ways differ from those before.
+    fn take_ways(&mut self, ways: &Arc<Resolved>) -> HashSet<IpAddr> {
+        if Arc::ptr_eq(&self.ways, ways) {
+            return HashSet::new();
+        }
+        let before = std::mem::replace(&mut self.ways, ways.clone());
+        let differs = |address: &&IpAddr| before.ways.get(address) != ways.ways.get(address);
+        let gone = before.ways.keys().filter(|address| !ways.ways.contains_key(address));
+        ways.ways.keys().filter(differs).chain(gone).copied().collect()
+    }
+
+    fn enter(&mut self, service: &Service, hosts: &mut Hosts) {
+        for at in service.backends.keys() {
+            let backends = self.hosts.entry(at.ip()).or_default();
+            *backends += 1;
+            if *backends == 1 {
+                hosts.came.push(at.ip());
+            }
+        }
+    }
+
+    fn leave(&mut self, service: &Service, hosts: &mut Hosts) {
+        for at in service.backends.keys() {
+            let Some(backends) = self.hosts.get_mut(&at.ip()) else { continue };
+            *backends -= 1;
+            if *backends == 0 {
+                self.hosts.remove(&at.ip());
+                self.waiting.remove(&at.ip());
+                hosts.went.push(at.ip());
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn new(service: Arc<Service>, target: Option<Shared<TargetService>>) -> Self {
+        Self { service, target, needs: Needs::default(), is_stale: true, is_timed: false }
+    }
+
+    fn build(&mut self, now_unix: u64, next_hop: impl Fn(IpAddr) -> Option<lb_common::NextHop>) {
+        let built = target_service(&self.service, now_unix, next_hop);
+        self.needs = Needs::of(&built);
+        self.is_timed = is_timed(&self.service, now_unix);
+        self.is_stale = false;
+        // One that is the same stays the same in memory.
+        if self.target.as_deref() != Some(&built) {
+            self.target = Some(built.into());
+        }
+    }
+}
+
+/// Whether time alone may change what is installed of a service: a drain ends, or a slow start goes on.
+fn is_timed(service: &Service, now_unix: u64) -> bool {
+    let starts_slowly = |backend: &Backend| {
+        let until = |since: u64| since + u64::from(service.slow_start_seconds);
+        service.slow_start_seconds > 0 && backend.up_since_unix.is_some_and(|since| until(since) >= now_unix)
+    };
+    let drains = |backend: &Backend| {
+        let deadline = backend.draining.and_then(|drain| drain.deadline_unix_seconds);
+        deadline.is_some_and(|deadline| deadline + CUT_SECONDS >= now_unix)
+    };
+    service.backends.values().any(|backend| starts_slowly(backend) || drains(backend))
+}
+
+fn is_answered(ways: &Resolved, address: &IpAddr) -> bool {
+    !matches!(ways.ways.get(address), None | Some(Err(Unresolved::NotAsked | Unresolved::Asking)))
+}
+
+/// All of the target at `now_unix` seconds, where none was before.
 pub fn target(
     desired: &Desired,
     packets: &Packets,
@@ -26,7 +244,7 @@ pub fn target(
         services: desired
             .services
             .values()
-            .map(|service| target_service(service, now_unix, next_hop))
+            .map(|service| target_service(service, now_unix, next_hop).into())
             .collect(),
         interfaces: resolved.interfaces.clone(),
         locals: locals(snapshot),

@@ -13,10 +13,7 @@ pub use full_nat::check_full_nat;
 
 /// The names of the services that differ, in order.
 pub fn changed_services(before: &Desired, after: &Desired) -> Vec<String> {
-    let gone = before.services.keys().filter(|name| !after.services.contains_key(*name));
-    let new_or_other =
-        after.services.iter().filter(|(name, service)| before.services.get(*name) != Some(service));
-    gone.chain(new_or_other.map(|(name, _)| name)).cloned().collect()
+    before.services.differences(&after.services).into_iter().map(str::to_owned).collect()
 }
 
 /// Checks the services named in `changed` against all others, and their number and that of the backends

@@ -7,7 +7,7 @@ use lb_common::{Address, FragmentPolicy, PortRange, Protocol, ServiceKey, Virtua
 use super::{Planner, Shortage};
 use crate::{
     datapath::Change,
-    target::{Target, TargetService},
+    target::{Shared, Target, TargetService},
 };
 
 /// [`ServiceKey::width`] of a service of several ports at one address.
@@ -50,7 +50,7 @@ impl Planner<'_> {
     }
 
     /// Has the installed ones of `services` found by their networks.
-    pub fn widen(&mut self, services: &[TargetService]) {
+    pub fn widen(&mut self, services: &[Shared<TargetService>]) {
         let mut networks: BTreeMap<(WideKey, u8), Vec<&TargetService>> = BTreeMap::new();
         for service in services {
             if let Some(bits) = service.key.width.checked_sub(1)

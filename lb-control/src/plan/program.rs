@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 
 use lb_common::{Address, Settings, limits::POOL_ADDRESSES};
 
-use super::Planner;
-use crate::{datapath::Change, target::Target};
+use super::{Changed, Planner};
+use crate::{
+    datapath::Change,
+    target::{Target, TargetService},
+};
 
 impl Planner<'_> {
-    /// What is enabled stays so until the next start: each change of it loads the program anew.
-    pub fn enable(&mut self, target: &Target) {
-        let (known, wanted) = (self.installed.features, target.features());
+    /// What is enabled stays so until the next start: each change of it loads the program anew. So
+    /// what is planned already needs no look.
+    pub fn enable(&mut self, target: &Target, changed: &Changed) {
+        let services = changed.services(target).map(TargetService::features);
+        let wanted = services.fold(target.features_of_pool(), |all, one| all | one);
+        let known = self.installed.features;
         if !known.contains(wanted) {
             self.change(Change::Enable(known | wanted));
         }

@@ -54,7 +54,8 @@ impl Planner<'_> {
             .collect();
         let table = self.table(target, service_id, is_new, &wanted);
         for &id in ids.values() {
-            let state = wanted.get(&id).map_or(BackendState::Down, |backend| self.state(id, backend));
+            let state =
+                wanted.get(&id).map_or(BackendState::Down, |backend| self.installed.state_of(id, backend));
             if is_over(state) {
                 self.set_state(id, state);
             }
@@ -94,7 +95,7 @@ impl Planner<'_> {
         if target.state != BackendState::Draining {
             self.installed.drained.remove(&id);
         }
-        let state = self.state(id, target);
+        let state = self.installed.state_of(id, target);
         if !is_over(state) {
             self.set_state(id, state);
         }
@@ -109,12 +110,6 @@ impl Planner<'_> {
         {
             self.change(Change::SetNextHop(id, Some(hop)));
         }
-    }
-
-    /// What is to be sent to a backend: nothing, where its drain is over before its time.
-    pub fn state(&self, id: BackendId, target: &TargetBackend) -> BackendState {
-        let drained = target.state == BackendState::Draining && self.installed.drained.contains(&id);
-        if drained { BackendState::Down } else { target.state }
     }
 
     fn reply(&mut self, target: &TargetService, backend: &TargetBackend, id: BackendId) {
@@ -139,7 +134,8 @@ impl Planner<'_> {
         } else {
             Reply::new(vip, target.key.port, id, service, mss)
         };
-        let reply = reply.measured(target.settings.measures());
+        let cut = backend.state == BackendState::Cut;
+        let reply = reply.measured(target.settings.measures()).cut(cut);
         if self.installed.replies.get(&key) != Some(&reply) {
             self.change(Change::PutReply(key, reply));
         }

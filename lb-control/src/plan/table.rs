@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Algorithm, BackendId, BackendState, Mode, Service, ServiceKey, Slot, Tracking};
 
-use super::{BuiltFor, Planner, Shortage};
+use super::{BuiltFor, Installed, Planner, Shortage};
 use crate::{
     datapath::Change,
     maglev::{self, Candidate},
@@ -21,7 +21,7 @@ impl Planner<'_> {
         is_new: bool,
         wanted: &BTreeMap<BackendId, &TargetBackend>,
     ) -> Result<(), Shortage> {
-        let built = self.built_for(wanted);
+        let built = built_for(self.installed, wanted);
         let weighty = wanted.values().filter(|backend| backend.weight > 0).count();
         let suitable = maglev::slots_for(weighty);
 
@@ -67,23 +67,6 @@ impl Planner<'_> {
         shortage.map_or(Ok(()), Err)
     }
 
-    /// What a table follows from.
-    fn built_for(&self, wanted: &BTreeMap<BackendId, &TargetBackend>) -> BuiltFor {
-        let states = wanted.iter().map(|(&id, backend)| (id, *backend, self.state(id, backend)));
-        let candidates = states
-            .clone()
-            .filter(|(_, backend, state)| *state == BackendState::Up && backend.weight > 0)
-            .map(|(id, backend, _)| Candidate {
-                id,
-                identity: maglev::identity(backend.address, backend.port),
-                weight: backend.share,
-            });
-        let candidates = candidates.collect();
-        let serving: BTreeSet<BackendId> =
-            states.filter(|(_, _, state)| *state != BackendState::Down).map(|(id, _, _)| id).collect();
-        BuiltFor { candidates, serving, wanted: wanted.keys().copied().collect() }
-    }
-
     /// Whether the service tracked every flow and is to do so no more.
     fn forgets(&self, target: &TargetService) -> bool {
         let tracks_all = |tracking| tracking == Tracking::EveryFlow;
@@ -118,4 +101,32 @@ impl Planner<'_> {
     fn entry(&self, target: &TargetService, id: u32, start: u32, slots: u32) -> Service {
         Service::new(id, start, slots, target.settings)
     }
+}
+
+/// Whether a service's table would change, or who serves in it.
+pub fn is_affected(installed: &Installed, target: &TargetService) -> bool {
+    let Some(service) = installed.services.get(&target.key) else { return true };
+    let known = target.backends.iter().map(|backend| {
+        let id = service.backends.get(&(backend.address, backend.port))?;
+        Some((*id, backend))
+    });
+    let Some(wanted) = known.collect::<Option<BTreeMap<BackendId, &TargetBackend>>>() else { return true };
+    service.entry.settings() != target.settings || service.built != Some(built_for(installed, &wanted))
+}
+
+/// What a table follows from.
+fn built_for(installed: &Installed, wanted: &BTreeMap<BackendId, &TargetBackend>) -> BuiltFor {
+    let states = wanted.iter().map(|(&id, backend)| (id, *backend, installed.state_of(id, backend)));
+    let candidates = states
+        .clone()
+        .filter(|(_, backend, state)| *state == BackendState::Up && backend.weight > 0)
+        .map(|(id, backend, _)| Candidate {
+            id,
+            identity: maglev::identity(backend.address, backend.port),
+            weight: backend.share,
+        });
+    let candidates = candidates.collect();
+    let serving: BTreeSet<BackendId> =
+        states.filter(|(_, _, state)| *state != BackendState::Down).map(|(id, _, _)| id).collect();
+    BuiltFor { candidates, serving, wanted: wanted.keys().copied().collect() }
 }

@@ -261,7 +261,7 @@ fn entries_say_what_was_asked_for() {
     by_address.settings.by_address = true;
     by_address.fragments = FragmentPolicy::ByAddress;
     let mut wanted = of_every_kind();
-    wanted.services.push(by_address);
+    wanted.services.push(by_address.into());
     plan(&mut installed, &wanted, 100);
 
     let (wide, address) = (WideKey::new(6, key(0).address), key(0).address);

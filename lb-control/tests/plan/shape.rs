@@ -53,7 +53,7 @@ pub fn service(port: u16, backends: impl IntoIterator<Item = u32>) -> TargetServ
 /// These services, one interface, one address of the balancer.
 pub fn target(services: Vec<TargetService>) -> Target {
     Target {
-        services,
+        services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![(0, Interface { mac: Mac::new([2, 0, 0, 0, 0, 1]).word(), ifindex: 1, mtu: 1_500 })],
         locals: vec![Address::from_ipv4([10, 0, 0, 254])],
         ..Target::default()

@@ -59,7 +59,8 @@ fn flow(
         destination_port: there.port,
         service: there.service,
         mss: 0,
-        reserved: [0; 3],
+        overflowed: 0,
+        reserved: [0; 2],
     };
     let back = translation.opposite(&arriving, backend, 7, server.1, server.0);
     [(arriving, translation), (translation.opposite_key(6), back)]

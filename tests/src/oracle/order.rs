@@ -87,7 +87,7 @@ pub fn target(random: &mut Random, program: Settings) -> Target {
         mtu: *random.pick(&[576, 1_280, 1_500, 1_500, 9_000]),
     };
     Target {
-        services,
+        services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![
             (0, interface(random, INGRESS_MAC, INGRESS)),
             (1, interface(random, [2, 0, 0, 0, 0, 2], 77)),

@@ -252,6 +252,8 @@ pub fn target() -> Target {
         address: address(service.backend(who).ip()),
         port: Port::new(service.backend(who).port()),
         weight: 1,
+        share: 1,
+        resets: false,
         state: BackendState::Up,
         next_hop: Some(next_hop(who)),
     };
@@ -262,7 +264,7 @@ pub fn target() -> Target {
                 Svc::Empty => Vec::new(),
                 _ => vec![backend(service, Who::A), backend(service, Who::B)],
             };
-            service.target(backends)
+            service.target(backends).into()
         })
         .collect();
     let interface = |mac, ifindex, mtu| Interface { mac: Mac::new(mac).word(), ifindex, mtu };
