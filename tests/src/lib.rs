@@ -33,11 +33,13 @@
 //! | [`oracle`] | random packets, judged by rules of their own |
 //! | [`mod@bench`] | what a packet costs |
 //! | [`bench_gateway`] | what a request costs, beside nginx and HAProxy |
+//! | [`bench_scale`] | how many services the controller bears |
 //!
 //! Invariant: nothing here touches an interface outside the namespaces that it made.
 
 pub mod bench;
 pub mod bench_gateway;
+pub mod bench_scale;
 pub mod cgroup;
 pub mod control;
 pub mod controller;

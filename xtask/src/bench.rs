@@ -20,7 +20,8 @@ const SHORT_ROUND: &str = "nat ipv4 moving";
 ///
 /// xdp: runs the packet path's stages in the kernel over prepared packets, each many times, and subtracts what
 /// the measuring itself costs. forward: packets per second over virtual cables on one core, beside the kernel's own
-/// forwarding and nftables. table: what a service's table takes to build, change, grow and swap. gateway: loads the
+/// forwarding and nftables. table: what a service's table takes to build, change, grow and swap. scale: has
+/// a controller with 10,000 services take orders and start. gateway: loads the
 /// gateway, nginx and HAProxy in turn over loopback, on a core of their own in a namespace of their own. Close other
 /// programs first: the numbers are nanoseconds and microseconds.
 #[derive(clap::Args)]
@@ -29,6 +30,7 @@ const SHORT_ROUND: &str = "nat ipv4 moving";
     cargo xtask bench xdp --json rows.json     the rows for machines as well\n  \
     cargo xtask bench forward                  beside kernel forwarding and nftables, seven minutes\n  \
     cargo xtask bench table                    a minute after a release build\n  \
+    cargo xtask bench scale                    ten minutes after a release build\n  \
     cargo xtask bench gateway                  beside nginx and HAProxy, five minutes\n\n\
     What follows `--` goes to the measuring program as it is: cargo xtask bench xdp -- --help")]
 pub struct Args {
@@ -54,6 +56,8 @@ enum What {
     Forward,
     /// A service's table, one row per kind of work, number of backends and of slots
     Table,
+    /// The controller with 10,000 services: orders until the first packet, and starts
+    Scale,
     /// The gateway beside nginx and HAProxy, one row per proxy and kind of work
     Gateway,
 }
@@ -78,6 +82,11 @@ pub fn run(args: &Args) -> Result<()> {
                 workspace::build(Profile::Release, &["-p", "tests", "--bin", "bench_table"])
             })?;
             Command::new(built.executable("bench_table")?)
+        }
+        What::Scale => {
+            host::runs_bpf().map_err(|why| anyhow!("{why}; run\n  {}", host::as_root()))?;
+            setup::ensure(Needs { network: true, ..Needs::default() })?;
+            built_for_orders()?
         }
         What::Gateway => {
             setup::ensure(Needs { network: true, peers: true, ..Needs::default() })?;
@@ -108,6 +117,16 @@ fn built_for_packets(program: &str) -> Result<Command> {
     let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", program]))?;
     let mut command = Command::new(built.executable(program)?);
     command.env("PORTCULLIS_BENCH_OBJECT", object);
+    Ok(command)
+}
+
+/// The program that measures orders, built, with the controller as it is for a balancer that stays.
+fn built_for_orders() -> Result<Command> {
+    let controller =
+        step("build the controller", || workspace::build(Profile::Release, &["-p", "lb-control", "--bins"]))?;
+    let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_scale"]))?;
+    let mut command = Command::new(built.executable("bench_scale")?);
+    command.arg("--controller").arg(controller.executable("lb-control")?);
     Ok(command)
 }
 
