@@ -19,6 +19,16 @@ pub struct FragmentKey {
     pub reserved: [u8; 3],
 }
 
+impl FragmentKey {
+    /// A word of 24 bits by which an entry tells whose it is: entries are recycled without a grace period.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (self.source.words(), self.destination.words());
+        let ends = (a ^ b ^ c ^ d).rotate_left(11) ^ (e ^ f ^ g ^ h).rotate_left(22);
+        (self.identification ^ ends ^ self.protocol as u32).wrapping_mul(0x9e37_79b1) >> 8
+    }
+}
+
 /// Where they go.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,7 +45,7 @@ pub struct FragmentWay {
     pub service: u32,
     /// The second of the monotonic clock in which the first fragment was seen.
     pub seen: u32,
-    /// The service's mode.
+    /// The service's mode in the low byte, and [`FragmentKey::tag`] above it.
     mode: u32,
 }
 
@@ -58,6 +68,18 @@ impl FragmentWay {
     #[inline(always)]
     pub const fn rewritten(ends: (Address, Address), backend: BackendId, service: u32, seen: u32) -> Self {
         Self::to_backend(ends, backend, Mode::FullNat, service, 0, seen)
+    }
+
+    /// The same, of the packet whose [`FragmentKey::tag`] this is.
+    #[inline(always)]
+    pub const fn tagged(self, tag: u32) -> Self {
+        Self { mode: self.mode & 0xff | tag << 8, ..self }
+    }
+
+    /// See [`Self::tagged`].
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        self.mode >> 8
     }
 
     /// The service's mode.

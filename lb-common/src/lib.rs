@@ -50,7 +50,7 @@ mod translation;
 mod wide;
 
 pub use algorithm::Algorithm;
-pub use answers::Answers;
+pub use answers::{Answers, Owed};
 pub use backend::{Backend, BackendId, BackendState, Interface, NextHop};
 pub use decap::{DecapReason, DecapSettings};
 pub use features::Features;

@@ -17,7 +17,7 @@ macro_rules! pods {
 }
 
 pods! {
-    Address = 16, Answers = 8, Backend = 64, Counters = 40, Features = 4, Flow = 16, FlowKey = 40, FragmentKey = 40,
+    Address = 16, Answers = 16, Backend = 64, Counters = 40, Features = 4, Flow = 16, FlowKey = 40, FragmentKey = 40,
     FragmentWay = 56, Interface = 16, Load = 16, QuicKey = 16, Reply = 36, Service = 28, ServiceKey = 20, Settings = 72,
     Translation = 64, VirtualAddress = 16, Wide = 52, WideKey = 20,
 }

@@ -40,7 +40,7 @@ pub struct ServiceKey {
 }
 
 /// How packets get to a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
     /// Destination address and port are rewritten; replies come back through the balancer.
     Nat,

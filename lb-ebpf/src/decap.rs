@@ -59,7 +59,7 @@ pub trait Tables {
 #[inline(always)]
 pub fn decapsulate<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> DecapReason {
     let header = match link::parse(packet) {
-        Link::Ipv4(l3) => ipv4::parse(packet, l3),
+        Link::Ipv4(l3) => ipv4::parse::<P, true>(packet, l3),
         Link::Ipv6(l3) => ipv6::parse::<P, true>(packet, l3, &|word| tables.launder(word)),
         Link::Arp(_) | Link::Other => return DecapReason::NotTunnel,
     };

@@ -130,6 +130,8 @@ pub const fn first_state(event: Event) -> FlowState {
 const fn after(state: FlowState, event: Event) -> FlowState {
     match (state, event) {
         (_, Event::Reset) => FlowState::Reset,
+        // Who goes on after a RST did not send it: anybody can forge one, without the numbers that make it count.
+        (FlowState::Reset, Event::Continue) => FlowState::Established,
         (FlowState::Opening | FlowState::Established, Event::Close) => FlowState::Closing,
         (FlowState::Opening, Event::Accept | Event::Continue | Event::Datagram) => FlowState::Established,
         (state, _) => state,

@@ -18,6 +18,9 @@ use crate::{
     tables::{Route, RouteQuery, Tables, Tally},
 };
 
+/// Bytes of the largest IP packet: what a tunnel puts in front may make it too large for any way.
+const PACKET_MAX: u32 = u16::MAX as u32;
+
 /// Sends a client's packet to the chosen backend and counts it; `hash` is the flow's.
 #[inline(always)]
 pub fn to_backend<P: Packet + ?Sized, T: Tables>(
@@ -194,8 +197,9 @@ pub fn way_by_hop<T: Tables>(
         return way_by_route(tables, ip, source, destination, overhead);
     };
     let interface = tables.interface(next_hop.interface).ok_or(Reason::TableInconsistent)?;
-    if ip.length + overhead > interface.mtu {
-        return Ok(Way::TooBig(interface.mtu.saturating_sub(overhead)));
+    let mtu = if overhead == 0 { interface.mtu } else { interface.mtu.min(PACKET_MAX) };
+    if ip.length + overhead > mtu {
+        return Ok(Way::TooBig(mtu.saturating_sub(overhead)));
     }
     Ok(Way::Known {
         source: Mac::from_word(interface.mac),
@@ -213,6 +217,9 @@ pub fn way_by_route<T: Tables>(
     destination: Address,
     overhead: u32,
 ) -> Result<Way, Reason> {
+    if overhead != 0 && ip.length + overhead > PACKET_MAX {
+        return Ok(Way::TooBig(PACKET_MAX - overhead));
+    }
     let query = RouteQuery { source, destination, length: ip.length + overhead, protocol: ip.protocol() };
     match tables.route(&query) {
         Route::Found { ifindex, source, destination } => Ok(Way::Known {

@@ -44,8 +44,14 @@ pub fn note<T: Tables>(
     if is_first(ip) {
         let backend = backend.unwrap_or(BackendId::NONE);
         let way = FragmentWay::rewritten(ends, backend, service, tables.now_seconds());
-        tables.remember_fragment(&key(ip), &way);
+        remember(tables, ip, &way);
     }
+}
+
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, ip: &Ip, way: &FragmentWay) {
+    let key = key(ip);
+    tables.remember_fragment(&key, &way.tagged(key.tag()));
 }
 
 #[inline(always)]
@@ -129,7 +135,9 @@ fn find<T: Tables>(tables: &T, transport: &Transport) -> Result<Found, Verdict> 
 
 #[inline(always)]
 fn known<T: Tables>(tables: &T, ip: &Ip) -> Option<FragmentWay> {
-    let way = tables.fragment_way(&key(ip))?;
+    let key = key(ip);
+    // Another packet's may have taken the entry over a moment ago.
+    let way = tables.fragment_way(&key).filter(|way| way.tag() == key.tag())?;
     let age = tables.now_seconds().wrapping_sub(way.seen);
     // Another CPU may have seen the first in a later second.
     (age <= limits::FRAGMENT_SECONDS || age == u32::MAX).then_some(way)
@@ -202,7 +210,7 @@ fn choose<T: Tables>(tables: &T, transport: &Transport, service: &Service) -> Re
     let ends = (transport.ip.source, transport.ip.destination);
     let way = |seen| FragmentWay::to_backend(ends, choice.backend, service.mode(), service.id, hash, seen);
     if is_first(&transport.ip) {
-        tables.remember_fragment(&key(&transport.ip), &way(tables.now_seconds()));
+        remember(tables, &transport.ip, &way(tables.now_seconds()));
     }
     let way = way(0);
     Ok(Found { way, new_flow: choice.new_flow, refused: choice.refused, port: Port::new(0) })

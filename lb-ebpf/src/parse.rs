@@ -20,7 +20,7 @@ pub enum Parsed {
     LaterFragment(Ip),
     /// ICMP over IPv4 or ICMPv6 over IPv6, not fragmented.
     Icmp(Ip),
-    /// IPv6 with extension headers, which the caller did not want to walk over.
+    /// IPv6 with extension headers or IPv4 with options, which the caller did not want to look at.
     Extended,
     /// IP that cannot be balanced: its destination, and why not.
     Unbalanceable(Address, Obstacle),
@@ -217,7 +217,7 @@ impl Ip {
     }
 }
 
-/// What `packet` is; `launder` is [`crate::tables::Tables::launder`]. Walks over IPv6 extension headers if `EXTENSIONS`.
+/// What `packet` is; `launder` is [`crate::tables::Tables::launder`]. Takes IPv6 extension headers and IPv4 options if `EXTENSIONS`.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
     packet: &P,
@@ -225,7 +225,7 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
     launder: impl Fn(u64) -> u64,
 ) -> Parsed {
     let header = match link::parse(packet) {
-        Link::Ipv4(l3) => ipv4::parse(packet, l3),
+        Link::Ipv4(l3) => ipv4::parse::<P, EXTENSIONS>(packet, l3),
         Link::Ipv6(l3) if features.contains(Features::IPV6) => {
             ipv6::parse::<P, EXTENSIONS>(packet, l3, &launder)
         }
@@ -271,7 +271,7 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
 pub enum Header {
     /// A header.
     Ip(Ip),
-    /// IPv6 with extension headers that were not walked over.
+    /// IPv6 with extension headers or IPv4 with options that were not looked at.
     Extended,
     /// None that could be balanced: the destination, and why not.
     Not(Address, Obstacle),

@@ -13,7 +13,7 @@ use lb_common::{
 use crate::{
     forward, fragment, icmp, mss, neighbour,
     packet::Packet,
-    parse::{Obstacle, Parsed, Part, Transport, parse},
+    parse::{Obstacle, Parsed, Part, Transport, ipv4, parse},
     quic, reset,
     select::{Choice, select},
     service::{Owner, owner},
@@ -147,9 +147,12 @@ fn hindered<T: Tables>(tables: &T, destination: &Address, obstacle: Obstacle) ->
     Verdict::stay(if ours { reason } else { Reason::NotOurs })
 }
 
-/// Packets with extension headers, and SYNs that are clamped: from there on they go as others do.
+/// Packets with extension headers or options, and SYNs that are clamped: from there on they go as others do.
 #[inline(always)]
 pub fn uncommon<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    if let Some(destination) = ipv4::source_routed(packet, |word| tables.launder(word)) {
+        return hindered(tables, &destination, Obstacle::Malformed);
+    }
     match parse::<P, true>(packet, tables.features(), |word| tables.launder(word)) {
         Parsed::Transport(transport) => match transport.ip.part() {
             Part::Whole => balance::<P, T, true>(packet, tables, &transport),
@@ -265,7 +268,7 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
         return Verdict::stay(Reason::TableInconsistent);
     };
     let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
-    let named = if by_quic { quic::server(packet, tables, service, transport) } else { BackendId::NONE };
+    let named = if by_quic { quic::server(packet, tables, service, &transport.ip) } else { BackendId::NONE };
     let choice = if named != BackendId::NONE {
         Choice { backend: named, ..Choice::default() }
     } else if tables.features().contains(Features::TRACKED)

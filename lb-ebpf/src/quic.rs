@@ -4,10 +4,15 @@
 //! that it drew itself. Where the version tells them (1 and 2), they go by the hash. They could name a server by chance,
 //! and bring new flows to one that drains. In other versions every id is tried.
 
-use lb_common::{BackendId, IdStart, Protocol, QuicKey, Service};
+use lb_common::{BackendId, IdStart, QuicKey, Service};
 use network_types::udp::UdpHdr;
 
-use crate::{flow, packet::Packet, parse::Transport, tables::Tables};
+use crate::{
+    flow,
+    packet::Packet,
+    parse::{Ip, transport::UDP},
+    tables::Tables,
+};
 
 const LONG_HEADER: u8 = 0x80;
 /// The first byte, the version and the id's length stand before the id.
@@ -29,28 +34,20 @@ pub fn server<P: Packet + ?Sized, T: Tables>(
     packet: &P,
     tables: &T,
     service: &Service,
-    transport: &Transport,
+    ip: &Ip,
 ) -> BackendId {
-    let named = match transport.protocol() {
-        Protocol::Udp => named(packet, tables, service, transport),
-        Protocol::Tcp => BackendId::NONE,
-    };
+    let named = if ip.protocol() == UDP { named(packet, tables, service, ip) } else { BackendId::NONE };
     // Or the verifier would walk on by every way to no answer.
     BackendId(tables.launder(named.0 as u64) as u32)
 }
 
 #[inline(always)]
-fn named<P: Packet + ?Sized, T: Tables>(
-    packet: &P,
-    tables: &T,
-    service: &Service,
-    transport: &Transport,
-) -> BackendId {
-    let Some(at) = id_offset(packet, service, transport.ip.l4() + UdpHdr::LEN) else {
+fn named<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, service: &Service, ip: &Ip) -> BackendId {
+    let Some(at) = id_offset(packet, service, ip.l4() + UdpHdr::LEN) else {
         return BackendId::NONE;
     };
     // Padding of Ethernet is no part of the packet.
-    if at + READ_LEN > transport.ip.l3() + transport.ip.length as usize {
+    if at + READ_LEN > ip.l3() + ip.length as usize {
         return BackendId::NONE;
     }
     // Two bytes: after a comparison for one at a variable offset, the verifier grants none.

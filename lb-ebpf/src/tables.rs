@@ -2,7 +2,7 @@
 
 use lb_common::{
     Address, Backend, BackendId, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface, Load, Mac,
-    Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
+    Owed, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
 };
 
 /// The table is full: the flow is not remembered.
@@ -129,8 +129,8 @@ pub trait Tables {
     fn remember_fragment(&self, key: &FragmentKey, way: &FragmentWay);
     /// The backend that a QUIC connection id names.
     fn quic_server(&self, key: &QuicKey) -> Option<BackendId>;
-    /// Whether another ICMP error may be sent in this second; counts it.
-    fn may_answer(&self) -> bool;
+    /// Whether another ICMP error of the kind may be sent in this second; counts it.
+    fn may_answer(&self, owed: Owed) -> bool;
     /// Asks the kernel for the way.
     fn route(&self, query: &RouteQuery) -> Route;
     /// Counts a forwarded packet.

@@ -16,7 +16,9 @@
 //! | `fragments` | the first, those that follow it, and what is unknown |
 //! | `quic` | servers named by connection ids |
 //! | `mss` | clamped segment sizes |
+//! | `hardening` | what forged and contradictory packets must not do |
 //! | `full_nat` | both ends are translated; ports and room run out |
+//! | `reset` | connections of a cut backend: who still sends is answered with a reset |
 //! | `wide` | ranges of ports, prefixes of addresses |
 
 #[path = "verdicts/answered.rs"]
@@ -31,6 +33,8 @@ mod forward;
 mod fragments;
 #[path = "verdicts/full_nat.rs"]
 mod full_nat;
+#[path = "verdicts/hardening.rs"]
+mod hardening;
 #[path = "verdicts/icmp.rs"]
 mod icmp;
 #[path = "verdicts/lanes.rs"]
@@ -43,6 +47,8 @@ mod pass;
 mod quic;
 #[path = "verdicts/refuse.rs"]
 mod refuse;
+#[path = "verdicts/reset.rs"]
+mod reset;
 #[path = "verdicts/row.rs"]
 mod row;
 #[path = "verdicts/services.rs"]
@@ -84,6 +90,8 @@ fn rows() -> Vec<Row> {
         tunnels::rows(),
         full_nat::rows(),
         wide::rows(),
+        reset::rows(),
+        hardening::rows(),
         icmp::rows(),
         answered::rows(),
     ]

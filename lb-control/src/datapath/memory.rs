@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use lb_common::{
-    Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, HashKeys,
+    Address, Answers, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay,
+    HashKeys,
     Interface, Load, NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
     VirtualAddress, Wide, WideKey, limits,
 };
@@ -38,7 +39,7 @@ pub struct MemoryDatapath {
     /// Where first fragments went.
     pub fragments: RefCell<HashMap<FragmentKey, FragmentWay>>,
     /// The second of the last ICMP error, and how many were sent in it.
-    pub answers: Cell<(u32, u32)>,
+    pub answers: Cell<Answers>,
     pub(crate) services: HashMap<ServiceKey, Service>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) backends: Vec<Backend>,
@@ -75,7 +76,7 @@ impl MemoryDatapath {
             pool: vec![Address::default(); 2 * limits::POOL_ADDRESSES as usize],
             translations: RefCell::default(),
             fragments: RefCell::default(),
-            answers: Cell::new((0, 0)),
+            answers: Cell::new(Answers::default()),
             random: Cell::new(1),
             services: HashMap::new(),
             slots: vec![Slot::default(); capacity.slots as usize],

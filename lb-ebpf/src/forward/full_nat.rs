@@ -195,7 +195,7 @@ fn owner_of_new<P: Packet + ?Sized, T: Tables>(
     settings: &Settings,
 ) -> BackendId {
     let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
-    let named = if by_quic { quic::server(packet, tables, service, transport) } else { BackendId::NONE };
+    let named = if by_quic { quic::server(packet, tables, service, &transport.ip) } else { BackendId::NONE };
     if named != BackendId::NONE {
         return named;
     }

@@ -10,7 +10,7 @@
 //! Never about anything but the first fragment, and never to a group, a broadcast or a loopback address (RFC 1122,
 //! 3.2.2). Errors about errors cannot arise: only TCP and UDP come here.
 
-use lb_common::{Address, Features, Mac, Mode, Reason};
+use lb_common::{Address, Features, Mac, Mode, Owed, Reason};
 use network_types::{eth::EtherType, ip::Ipv4Hdr};
 
 use super::{CHECKSUM, LEN, echo::TTL, v4, v6};
@@ -46,17 +46,17 @@ pub fn tell<P: Packet + ?Sized, T: Tables>(
     mtu: u32,
 ) -> Verdict {
     let expired = ip.ttl() <= 1 && !matches!(mode, Mode::DsrL2);
-    let (mtu, silent, spoken) = if expired {
-        (0, Reason::TtlExpired, Reason::TimeExceededAnswered)
+    let (mtu, kind, silent, spoken) = if expired {
+        (0, Owed::TimeExceeded, Reason::TtlExpired, Reason::TimeExceededAnswered)
     } else {
-        (mtu, Reason::ExceedsMtu, Reason::TooBigAnswered)
+        (mtu, Owed::TooBig, Reason::ExceedsMtu, Reason::TooBigAnswered)
     };
     // Without the bit the sender has not asked for an answer; without a size, the way has become wider since.
     let owed = expired || mtu != 0 && ip.dont_fragment();
     if !owed || !is_host(ip.family(), &ip.source) {
         return Verdict::stay(silent);
     }
-    if !tables.may_answer() {
+    if !tables.may_answer(kind) {
         return Verdict::stay(Reason::AnswerLimited);
     }
     let mtu = tables.launder(mtu as u64) as u32;

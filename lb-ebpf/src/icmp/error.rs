@@ -7,7 +7,8 @@
 //! | an address of the pool | from it to a `full-nat` backend | the client, likewise |
 
 use lb_common::{
-    Address, Backend, Features, FlowKey, Mac, Mode, Port, Protocol, Reason, Service, hash, hash::flow_hash,
+    Address, Backend, BackendId, Features, FlowKey, Mac, Mode, Port, Protocol, QuicScheme, Reason, Service,
+    hash, hash::flow_hash,
 };
 
 use super::{
@@ -21,6 +22,7 @@ use crate::{
     packet::Packet,
     parse::Ip,
     pipeline::{Egress, Verdict},
+    quic,
     select::owner_of,
     service::{reply_of, service_of},
     tables::Tables,
@@ -44,7 +46,8 @@ pub fn go_on<P: Packet + ?Sized, T: Tables>(
     // A prefix's addresses are none of the virtual ones, but have services.
     let ours = service.is_some() || !quote.is_some() || tables.virtual_address(&ip.destination).is_some();
     let found = if ours {
-        to_owner(tables, ip, tuple, service, &mut onward)
+        let named = named(packet, tables, ip, quote, service);
+        to_owner(tables, ip, tuple, service, named, &mut onward)
     } else {
         to_nat_client(tables, ip, tuple, &mut onward)
     };
@@ -152,6 +155,27 @@ fn is_tunnel<T: Tables>(tables: &T, mode: Mode) -> bool {
     tables.features().contains(Features::TUNNEL) && matches!(mode, Mode::DsrIpip | Mode::DsrGue)
 }
 
+/// The backend that a packet's own QUIC connection id names; what an error quotes has the id of the other end.
+#[inline(always)]
+fn named<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    ip: &Ip,
+    quote: &Quote,
+    service: Option<&Service>,
+) -> BackendId {
+    match service {
+        Some(service)
+            if tables.features().contains(Features::QUIC)
+                && !quote.is_some()
+                && !matches!(service.quic(), QuicScheme::None) =>
+        {
+            quic::server(packet, tables, service, ip)
+        }
+        _ => BackendId::NONE,
+    }
+}
+
 /// The way of a client's packets of this tuple to `service`, found without a trace, or of a `full-nat` backend's. The reason is one of
 /// errors that go on, or why none does.
 #[inline(always)]
@@ -160,6 +184,7 @@ fn to_owner<T: Tables>(
     ip: &Ip,
     tuple: &mut FlowKey,
     service: Option<&Service>,
+    named: BackendId,
     onward: &mut Onward,
 ) -> Reason {
     let features = tables.features();
@@ -176,6 +201,7 @@ fn to_owner<T: Tables>(
     }
     onward.hash = flow_hash(settings.hash_keys, tuple);
     let id = match service {
+        Some(_) if !full_nat && named != BackendId::NONE => named,
         Some(service) if !full_nat => {
             let Some(slot) = tables.slot(service.slot_index(onward.hash)) else {
                 return Reason::TableInconsistent;

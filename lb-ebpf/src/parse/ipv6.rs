@@ -45,7 +45,14 @@ pub fn parse<P: Packet + ?Sized, const EXTENSIONS: bool>(
         return Header::Not(destination, Obstacle::NotUnicast);
     }
     let version = header[0].to_ne_bytes()[0] >> 4;
-    if version != 6 || !has(packet, l3 + length as usize) {
+    // As in IPv4.
+    let to_itself = !EXTENSIONS
+        && (header[2] ^ header[6])
+            | (header[3] ^ header[7])
+            | (header[4] ^ header[8])
+            | (header[5] ^ header[9])
+            == 0;
+    if version != 6 || !has(packet, l3 + length as usize) || to_itself {
         return Header::Not(destination, Obstacle::Malformed);
     }
     let mut chain = Chain::new(next_header, l3 + LEN);

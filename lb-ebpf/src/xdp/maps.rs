@@ -16,8 +16,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, Answers, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay,
-    Interface, Load, Mac, Protocol, QuicKey, Reason, Reply, Service, ServiceKey, Settings, Slot, Translation,
-    VirtualAddress, Wide, WideKey, limits,
+    Interface, Load, Mac, Owed, Protocol, QuicKey, Reason, Reply, Service, ServiceKey, Settings, Slot,
+    Translation, VirtualAddress, Wide, WideKey, limits,
 };
 use lb_ebpf::{
     pipeline::Stage,
@@ -329,16 +329,11 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn may_answer(&self) -> bool {
+    fn may_answer(&self, owed: Owed) -> bool {
         let (Some(answers), Some(settings)) = (ANSWERS.get_ptr_mut(0), self.settings()) else { return false };
         let now = self.now_seconds();
         // SAFETY: as in `count_reason`.
-        let answers = unsafe { &mut *answers };
-        if answers.second != now {
-            *answers = Answers { second: now, sent: 0 };
-        }
-        answers.sent += 1;
-        answers.sent <= settings.answers_per_second
+        unsafe { &mut *answers }.count(owed, now, settings.answers_per_second)
     }
 
     #[inline(always)]
@@ -352,7 +347,8 @@ impl Tables for KernelTables<'_> {
         // SAFETY: of the same size, less aligned, integers and arrays of them: all zeroes are valid.
         let lookup = unsafe { &mut *words.as_mut_ptr().cast::<bpf_fib_lookup>() };
         lookup.l4_protocol = query.protocol;
-        lookup.__bindgen_anon_1.tot_len = query.length as u16;
+        // Nothing longer is one packet: see `way_by_route`.
+        lookup.__bindgen_anon_1.tot_len = query.length.min(u16::MAX as u32) as u16;
         lookup.ifindex = self.ingress_ifindex();
         if query.destination.is_ipv4() {
             lookup.family = AF_INET;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use lb_common::{Mode, Reason};
+use lb_common::{Mode, Owed, Reason};
 
 use super::edit::Edited;
 use super::judge::{Judge, Way};
@@ -27,8 +27,8 @@ impl Judge<'_> {
         if !owed || !is_host(ip.source) || ip.part == Part::Later {
             return Outcome::stays(silent);
         }
-        let (second, sent) = self.world.answers;
-        let sent = if second == self.world.now { sent } else { 0 };
+        let kind = if expired { Owed::TimeExceeded } else { Owed::TooBig };
+        let sent = self.world.sent(kind);
         let mut outcome = if sent >= self.world.settings.answers_per_second {
             Outcome::stays(Reason::AnswerLimited)
         } else if expired {
@@ -36,7 +36,7 @@ impl Judge<'_> {
         } else {
             self.back(Reason::TooBigAnswered, self.error(ip, mtu))
         };
-        outcome.effects.answered = true;
+        outcome.effects.answered = Some(kind);
         outcome
     }
 

@@ -115,6 +115,8 @@ pub fn after(state: FlowState, event: Event) -> FlowState {
     use FlowState::{Closing, Established, Opening, Reset};
     match (state, event) {
         (_, Event::Reset) => Reset,
+        // Who goes on has not ended it: the RST was forged.
+        (Reset, Event::Continue) => Established,
         (Reset, _) => Reset,
         (_, Event::Close) | (Closing, _) => Closing,
         (Opening, Event::Open) => Opening,

@@ -151,6 +151,16 @@ impl Judge<'_> {
         Flow::new(BackendId(backend), tag, self.world.now, state)
     }
 
+    /// The same where both directions are added: what began elsewhere ends soon.
+    fn begun(&self, transport: &Transport, backend: u32, tag: u32) -> Flow {
+        match transport.event {
+            Event::Accept | Event::Continue => {
+                Flow::new(BackendId(backend), tag, self.world.now, FlowState::Closing)
+            }
+            _ => self.first(transport, backend, tag),
+        }
+    }
+
     /// The entry that goes on, or that a new flow to the same backend takes over; else both are removed.
     fn reused(
         &self,
@@ -250,7 +260,7 @@ impl Judge<'_> {
             None
         };
         let entry = Translation {
-            flow: self.first(transport, chosen, self.tag(key)),
+            flow: self.begun(transport, chosen, self.tag(key)),
             source: seen.source,
             source_port: seen.source_port,
             destination: to,
@@ -262,7 +272,7 @@ impl Judge<'_> {
         changes.push((
             other_key,
             Some(Translation {
-                flow: self.first(transport, chosen, !self.tag(&other_key)),
+                flow: self.begun(transport, chosen, !self.tag(&other_key)),
                 source: key.vip,
                 source_port: key.vip_port,
                 destination: key.client,

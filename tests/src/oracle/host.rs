@@ -52,7 +52,7 @@ pub fn follow(host: &MemoryDatapath, frame: &[u8], world: &World) {
             )
         }
     };
-    known.insert(key, way);
+    known.insert(key, way.tagged(key.tag()));
 }
 
 /// What the tables hold under the packet's tuple, and how many entries there are.

@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use etherparse::{ArpOperation, ArpPacketSlice, EtherType};
 use lb_common::{FlowKey, Mode, NextHop, Reason, Translation};
 
-use super::choose::{Choice, choose, is_down, owner};
+use super::choose::{Choice, choose, is_down};
 use super::connection::named;
 use super::edit::{Edited, Ends};
 use super::memory::{Fate, Way as Remembered};
 use super::outcome::{Action, Outcome, Tally};
 use super::read::{Frame, Hindrance, Ip, Part, Transport, read};
 use super::segment::clamped;
-use super::tunnel;
 use super::world::{Backend, Routed, Service, World, flow_key, ip_addr};
 
 /// One packet's trial.
@@ -181,9 +180,6 @@ impl Judge<'_> {
         };
         let flow = choice.remembers.map(|flow| (tuple, flow));
         let mut outcome = self.chosen(choice.backend, |backend| self.forward(transport, service, backend));
-        if connection.is_some() && outcome.is_refusal() {
-            outcome = self.refused_by_hash(transport, service, &tuple);
-        }
         if let Some((key, _)) = &mut outcome.effects.entropy {
             *key = tuple;
         }
@@ -202,18 +198,6 @@ impl Judge<'_> {
             });
         }
         outcome
-    }
-
-    /// What a sender is told goes by the flow's hash, whatever the connection id names: see docs/proof.md.
-    fn refused_by_hash(&self, transport: &Transport, service: &Service, tuple: &FlowKey) -> Outcome {
-        let backend = self.world.backends.get(&owner(self.world, service, tuple));
-        let Some(backend) = backend.filter(|backend| !is_down(backend.state)) else {
-            return Outcome::stays(Reason::NoBackend);
-        };
-        let mode = service.settings.mode;
-        let way = self.way_to(&transport.ip, backend, tunnel::overhead(mode, backend.address));
-        let outcome = way.end().unwrap_or_else(|| self.refused(&transport.ip, mode, way));
-        Outcome { routed: backend.next_hop.is_none(), ..outcome }
     }
 
     /// Goes on with a chosen backend, if it exists and serves.
@@ -259,6 +243,9 @@ impl Judge<'_> {
     /// The way to a backend, with so many bytes in front.
     pub fn way_to(&self, ip: &Ip, backend: &Backend, overhead: usize) -> Way {
         let Some(hop) = backend.next_hop else {
+            if overhead != 0 && ip.length() + overhead > 0xffff {
+                return Way::TooBig(0xffff - overhead as u32);
+            }
             return match self.way_by_route(ip.source, backend.address, ip.length() + overhead) {
                 Way::TooBig(mtu) => Way::TooBig(mtu.saturating_sub(overhead as u32)),
                 way => way,
@@ -269,11 +256,13 @@ impl Judge<'_> {
 
     /// The way that a next hop names.
     pub fn way_by_hop(&self, hop: NextHop, length: usize, overhead: usize) -> Way {
+        // No packet is longer, with what a tunnel puts in front.
+        let most = if overhead == 0 { u32::MAX } else { 0xffff };
         let length = length + overhead;
         match self.world.interfaces.get(&hop.interface) {
             None => Way::Inconsistent,
-            Some(interface) if length > interface.mtu as usize => {
-                Way::TooBig(interface.mtu.saturating_sub(overhead as u32))
+            Some(interface) if length > interface.mtu.min(most) as usize => {
+                Way::TooBig(interface.mtu.min(most).saturating_sub(overhead as u32))
             }
             Some(interface) => Way::Known {
                 source: lb_common::Mac::from_word(interface.mac).bytes(),

@@ -1,6 +1,6 @@
 //! What may become of a packet, and the comparison with what did. Pure.
 
-use lb_common::{Flow, FlowKey, Reason, Translation};
+use lb_common::{Flow, FlowKey, Owed, Reason, Translation};
 
 use super::edit::Edited;
 use super::memory::{FragmentKey, Way};
@@ -66,7 +66,7 @@ pub struct Effects {
     /// Whether a lane was free in what it translates to.
     pub opened: bool,
     /// An ICMP error was sent, or would have been.
-    pub answered: bool,
+    pub answered: Option<Owed>,
 }
 
 /// Counters.
@@ -101,11 +101,6 @@ impl Outcome {
     /// Whether it is on its way to a backend, and counted.
     pub fn is_forwarded(&self) -> bool {
         matches!(self.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment)
-    }
-
-    /// Whether it goes no further and its sender may be told.
-    pub fn is_refusal(&self) -> bool {
-        self.effects.answered || matches!(self.reason, Reason::TtlExpired | Reason::ExceedsMtu)
     }
 
     /// The flow table's change.
@@ -151,9 +146,9 @@ impl Outcome {
                 None => world.translations.remove(&key),
             };
         }
-        if effects.answered {
-            let (second, sent) = world.answers;
-            world.answers = if second == world.now { (second, sent + 1) } else { (world.now, 1) };
+        if let Some(owed) = effects.answered {
+            let (sent, now) = (world.sent(owed) + 1, world.now);
+            world.answers.insert(owed as u8, (now, sent));
         }
         match effects.entropy {
             Some((key, entropy)) if !is_steady(world, key, entropy) => Err(format!(

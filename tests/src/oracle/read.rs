@@ -194,6 +194,9 @@ fn ipv4(frame: &[u8], l3: usize, group: bool) -> Frame {
     if length < header_len || l3 + length > frame.len() {
         return malformed;
     }
+    if header.source_addr() == header.destination_addr() || is_source_routed(header.options()) {
+        return malformed;
+    }
     let part = match (header.fragments_offset().value(), header.more_fragments()) {
         (0, false) => Part::Whole,
         (0, true) => Part::First,
@@ -218,6 +221,17 @@ fn ipv4(frame: &[u8], l3: usize, group: bool) -> Frame {
     )
 }
 
+/// Whether options name the routers to go by: loose or strict (RFC 791, 3.1).
+fn is_source_routed(options: &[u8]) -> bool {
+    match options {
+        [] | [0, ..] => false,
+        [1, rest @ ..] => is_source_routed(rest),
+        [131 | 137, ..] => true,
+        [_, len, ..] if *len >= 2 => options.get(usize::from(*len)..).is_some_and(is_source_routed),
+        _ => false,
+    }
+}
+
 fn ipv6(frame: &[u8], l3: usize, group: bool) -> Frame {
     let Some(fixed) = frame[l3..].first_chunk::<IPV6>() else { return Frame::Foreign };
     let mut octets = [0; 16];
@@ -235,7 +249,7 @@ fn ipv6(frame: &[u8], l3: usize, group: bool) -> Frame {
     let malformed = Frame::Hindered(destination, Hindrance::Malformed);
     let Ok(header) = Ipv6HeaderSlice::from_slice(&frame[l3..]) else { return malformed };
     let end = l3 + IPV6 + usize::from(header.payload_length());
-    if end > frame.len() {
+    if end > frame.len() || header.source_addr() == header.destination_addr() {
         return malformed;
     }
     let mut ip = Ip {

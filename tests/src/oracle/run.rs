@@ -239,7 +239,7 @@ impl Runner<'_> {
         if self.kernel.is_some() {
             // Where lanes choose ports and have routes of their own, both go on by the kernel's.
             let (host, effects) = (scene.host.datapath(), &decisive.effects);
-            host.answers.set(scene.world.answers);
+            host.answers.set(scene.world.all_sent());
             if effects.opened {
                 *host.translations.borrow_mut() = scene.world.translations.clone();
             }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
-    Address, BackendState, Flow, FlowKey, FragmentPolicy, Interface, NextHop, Port, ServiceKey,
-    ServiceSettings, Settings, Slot, Translation,
+    Address, Answers, BackendState, Flow, FlowKey, FragmentPolicy, Interface, NextHop, Owed, Port,
+    ServiceKey, ServiceSettings, Settings, Slot, Translation,
 };
 
 use super::memory::{FragmentKey, Way};
@@ -45,8 +45,8 @@ pub struct World {
     pub translations_max: usize,
     /// Where first fragments went.
     pub fragments: HashMap<FragmentKey, Way>,
-    /// ICMP errors sent, and the second in which.
-    pub answers: (u32, u32),
+    /// Of each kind of ICMP errors: the second in which the last was owed, and how many were in it.
+    pub answers: HashMap<u8, (u32, u32)>,
     /// What outer headers were filled with, by flow and by whether they are IPv4: a function of the tuple.
     pub entropy: HashMap<(FlowKey, bool), Entropy>,
 }
@@ -152,6 +152,21 @@ pub fn flow_key(source: IpAddr, source_port: u16, destination: IpAddr, port: u16
 }
 
 impl World {
+    /// ICMP errors of a kind that were owed in this second.
+    pub fn sent(&self, owed: Owed) -> u32 {
+        self.answers.get(&(owed as u8)).filter(|(second, _)| *second == self.now).map_or(0, |(_, sent)| *sent)
+    }
+
+    /// The same as the balancer counts them.
+    pub fn all_sent(&self) -> Answers {
+        Answers {
+            second: self.now,
+            too_big: self.sent(Owed::TooBig),
+            time_exceeded: self.sent(Owed::TimeExceeded),
+            reserved: 0,
+        }
+    }
+
     /// The service of a destination.
     pub fn service_at(&self, destination: IpAddr, port: u16, protocol: u8) -> Option<&Service> {
         if let Some(&index) = self.exact.get(&(destination, port, protocol)) {

@@ -255,7 +255,7 @@ fn bad_solicitations() -> Vec<Row> {
 }
 
 /// The error that a packet of the client is answered with.
-fn error(frame: &Frame, packet: &[u8], kind: Kind) -> Vec<u8> {
+pub fn error(frame: &Frame, packet: &[u8], kind: Kind) -> Vec<u8> {
     let whole = &packet[frame.l3()..];
     let v4 = frame.source.is_ipv4();
     let quoted = &whole[..whole.len().min(if v4 { 576 - 28 } else { 1280 - 48 })];
@@ -270,7 +270,7 @@ fn error(frame: &Frame, packet: &[u8], kind: Kind) -> Vec<u8> {
     bytes
 }
 
-fn too_big(service: Svc) -> Kind {
+pub fn too_big(service: Svc) -> Kind {
     let inner = u32::from(service.mode() == Mode::DsrGue) * 8
         + match service.mode() {
             Mode::DsrIpip | Mode::DsrGue if service.backend(B).is_ipv4() => 20,
@@ -281,11 +281,11 @@ fn too_big(service: Svc) -> Kind {
     if service.vip().is_ipv4() { (3, 4, mtu.to_be_bytes()) } else { (2, 0, mtu.max(1280).to_be_bytes()) }
 }
 
-fn large<const BYTES: usize>(frame: &Frame) -> Vec<u8> {
+pub fn large<const BYTES: usize>(frame: &Frame) -> Vec<u8> {
     frame.tcp(flags::ACK, &[0xa5; BYTES])
 }
 
-fn large_datagram<const BYTES: usize>(frame: &Frame) -> Vec<u8> {
+pub fn large_datagram<const BYTES: usize>(frame: &Frame) -> Vec<u8> {
     frame.udp(&[0x5a; BYTES])
 }
 
@@ -296,7 +296,7 @@ fn flow_to_b(service: Svc) -> Vec<Given> {
     }
 }
 
-fn owe(service: Svc, name: &str, frame: &Frame, packet: Vec<u8>, kind: Kind, reason: Reason) -> Row {
+pub fn owe(service: Svc, name: &str, frame: &Frame, packet: Vec<u8>, kind: Kind, reason: Reason) -> Row {
     let out = error(frame, &packet, kind);
     let row = answered(stays(service, name, &flow_to_b(service), packet, Reason::ExceedsMtu), reason, out);
     if service.mode() == Mode::FullNat { row.translates(B, Established, Established) } else { row }

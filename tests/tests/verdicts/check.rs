@@ -217,6 +217,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     }
     let mut program = target().program;
     let now = monotonic_seconds();
+    let mut cut = Vec::new();
     for given in &row.given {
         let mut of = |who: Who, change: &dyn Fn(&mut Backend)| {
             backends.iter_mut().filter(|(other, ..)| *other == who).for_each(|(_, _, entry)| change(entry));
@@ -227,6 +228,10 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
                 slots.fill(Slot::new(current, previous, state, now.wrapping_sub(ago)));
             }
             Given::Down(who) => of(who, &|entry| entry.state = BackendState::Down.word()),
+            Given::Cut(who) => {
+                of(who, &|entry| entry.state = BackendState::Cut.word());
+                cut.push(id(lane, service, who));
+            }
             Given::Draining(who) => of(who, &|entry| entry.state = BackendState::Draining.word()),
             Given::Unresolved(who) => of(who, &|entry| entry.next_hop = 0),
             Given::WayMissing(who) => {
@@ -250,6 +255,13 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     changes.push(Change::WriteSlots(installed.entry.slots_start, slots));
     changes.push(Change::PutService(service.key(), entry));
     changes.push(Change::PutSettings(program));
+    let replies = lane.engine().installed().replies.clone();
+    changes.extend(
+        replies
+            .into_iter()
+            .filter(|(_, reply)| reply.service == entry.id)
+            .map(|(key, reply)| Change::PutReply(key, reply.cut(cut.contains(&BackendId(reply.backend))))),
+    );
     for change in &changes {
         lane.engine().datapath_mut().apply(change)?;
     }

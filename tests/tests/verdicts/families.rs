@@ -21,7 +21,7 @@ const TCP: u8 = 6;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
+pub const DESTINATION: u8 = 60;
 const ESP: u8 = 50;
 
 pub fn rows() -> Vec<Row> {
@@ -69,7 +69,7 @@ fn with(service: &Svc, shape: Shape, at: usize, byte: u8) -> Vec<u8> {
 }
 
 /// Puts extension headers, given as (kind, bytes after the first), into an IPv6 packet of TCP.
-fn extended(mut packet: Vec<u8>, chain: &[(u8, Vec<u8>)]) -> Vec<u8> {
+pub fn extended(mut packet: Vec<u8>, chain: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let mut headers = Vec::new();
     for (index, (_, rest)) in chain.iter().enumerate() {
         headers.push(chain.get(index + 1).map_or(packet[20], |(kind, _)| *kind));
@@ -83,7 +83,7 @@ fn extended(mut packet: Vec<u8>, chain: &[(u8, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Options of so many units of eight bytes.
-fn padding(kind: u8, units: u8) -> (u8, Vec<u8>) {
+pub fn padding(kind: u8, units: u8) -> (u8, Vec<u8>) {
     let mut rest = vec![units - 1, 1, 4, 0, 0, 0, 0];
     rest.resize(8 * usize::from(units) - 1, 0);
     (kind, rest)
@@ -189,10 +189,15 @@ fn tags() -> Vec<Row> {
 }
 
 /// IPv4 options: so many bytes of no-operation.
-fn optional(mut packet: Vec<u8>, bytes: u8) -> Vec<u8> {
-    packet.splice(34..34, vec![1; bytes.into()]);
-    packet[14] += bytes / 4;
-    let length = u16::from_be_bytes([packet[16], packet[17]]) + u16::from(bytes);
+fn optional(packet: Vec<u8>, bytes: u8) -> Vec<u8> {
+    with_options(packet, &vec![1; bytes.into()])
+}
+
+/// IPv4 options, of a multiple of four bytes.
+pub fn with_options(mut packet: Vec<u8>, options: &[u8]) -> Vec<u8> {
+    packet.splice(34..34, options.iter().copied());
+    packet[14] += options.len() as u8 / 4;
+    let length = u16::from_be_bytes([packet[16], packet[17]]) + options.len() as u16;
     packet[16..18].copy_from_slice(&length.to_be_bytes());
     let mut header = etherparse::Ipv4Header::from_slice(&packet[14..]).expect("a whole header").0;
     header.header_checksum = header.calc_header_checksum();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use anyhow::Result;
 use etherparse::Ipv4Header;
 use lb_common::{
-    FlowState::{Established, Opening},
+    FlowState::{Closing, Established, Opening},
     Mode, Protocol, Reason,
     SlotState::Settled,
     limits::FRAGMENT_SECONDS,
@@ -45,7 +45,7 @@ const PAYLOAD: [u8; 120] = {
 };
 
 /// An identification that no other row has: the table of fragments outlives a row.
-fn identification() -> u16 {
+pub fn identification() -> u16 {
     static LAST: AtomicU16 = AtomicU16::new(0x4000);
     LAST.fetch_add(1, Ordering::Relaxed)
 }
@@ -84,7 +84,7 @@ fn cut(packet: &[u8], id: u16, from: usize, to: usize) -> Vec<u8> {
 }
 
 /// Both fragments of a packet.
-fn halves(service: Svc, frame: &Frame, id: u16) -> [Vec<u8>; 2] {
+pub fn halves(service: Svc, frame: &Frame, id: u16) -> [Vec<u8>; 2] {
     let packet = whole(service, frame);
     [cut(&packet, id, 0, CUT), cut(&packet, id, CUT, usize::MAX)]
 }
@@ -142,7 +142,7 @@ fn first(service: Svc, name: &str, given: &[Given], to: Who) -> Row {
     let row = Row { packet, out: service.wrapped(to, out), free: free(service), ..row };
     match service {
         FullNatUdp => row.translates(to, Established, Opening).opens(),
-        FullNat6Tcp => row.translates(to, Established, Established),
+        FullNat6Tcp => row.translates(to, Closing, Closing),
         _ => row,
     }
 }

@@ -62,11 +62,11 @@ fn opened() -> Vec<Row> {
         |name, shape| sent(FullNatUdp, name, &[], shape, A).opens().translates(A, Established, Opening);
     vec![
         opened(FullNatTcp, syn, A, Opening, Opening).opens(),
-        opened(FullNatTcp, segment, A, Established, Established),
+        opened(FullNatTcp, segment, A, Closing, Closing),
         opened(FullNatTcp, fin, A, Closing, Closing),
         opened(FullNatTcp, rst, A, Reset, Reset),
         opened(FullNat6Tcp, syn, A, Opening, Opening).opens(),
-        opened(FullNat6Tcp, segment, B, Established, Established),
+        opened(FullNat6Tcp, segment, B, Closing, Closing),
         sent(FullNatTcp, "SYN, to another interface", &[ON_B], syn, B)
             .opens()
             .translates(B, Opening, Opening),
@@ -177,11 +177,8 @@ fn replaced() -> Vec<Row> {
         opens("SYN of an idle flow, to another backend", &[idle, ON_B], B),
         opens("SYN after FIN, as the table is full", &[closed, TranslationsLeft(0)], A),
         opens("SYN of a flow of a dead backend", &[LIVE, Down(A), ON_B], B),
-        sent(FullNatTcp, "mid-flow, of a dead backend", &[LIVE, Down(A), ON_B], segment, B).translates(
-            B,
-            Established,
-            Established,
-        ),
+        sent(FullNatTcp, "mid-flow, of a dead backend", &[LIVE, Down(A), ON_B], segment, B)
+            .translates(B, Closing, Closing),
         sent(FullNatUdp, "datagram of an idle flow", &[idle, ON_B], datagram, B).opens().translates(
             B,
             Established,
@@ -248,22 +245,16 @@ fn left() -> Vec<Row> {
             reason: Reason::LeftToFragment,
             action: Action::Pass,
             out: large(&left(B)),
-            ..sent(FullNatTcp, "too large, and may be fragmented", &[ON_B], large, B).translates(
-                B,
-                Established,
-                Established,
-            )
+            ..sent(FullNatTcp, "too large, and may be fragmented", &[ON_B], large, B)
+                .translates(B, Closing, Closing)
         },
         Row {
             reason: Reason::ResolvingNextHop,
             action: Action::Pass,
             out: segment(&left(A)),
             way: Way::KernelOnly,
-            ..sent(FullNatTcp, "a neighbour that is unknown", &[Unresolved(A)], segment, A).translates(
-                A,
-                Established,
-                Established,
-            )
+            ..sent(FullNatTcp, "a neighbour that is unknown", &[Unresolved(A)], segment, A)
+                .translates(A, Closing, Closing)
         },
     ]
 }

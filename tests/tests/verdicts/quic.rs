@@ -18,7 +18,7 @@ const VERSION_2: u32 = 0x6b33_43cf;
 const UNKNOWN_VERSION: u32 = 0x5a5a_5a5a;
 
 /// A connection id that names `server` in the service's scheme.
-fn id(service: Svc, server: u64) -> Vec<u8> {
+pub fn id(service: Svc, server: u64) -> Vec<u8> {
     let [.., a, b, c] = server.to_be_bytes();
     match service {
         // Configuration 2; the five bits after it may be anything.
@@ -32,7 +32,7 @@ fn id(service: Svc, server: u64) -> Vec<u8> {
 /// What follows the ids: numbers, and what is encrypted.
 const REST: [u8; 24] = [0x77; 24];
 
-fn short(id: &[u8]) -> Vec<u8> {
+pub fn short(id: &[u8]) -> Vec<u8> {
     [&[0x43], id, &REST].concat()
 }
 

@@ -27,6 +27,8 @@ pub enum Given {
     Recycled(Who),
     /// The backend serves no more.
     Down(Who),
+    /// The backend's connections are ended.
+    Cut(Who),
     /// The backend serves old flows.
     Draining(Who),
     /// The controller has not resolved the way to the backend.

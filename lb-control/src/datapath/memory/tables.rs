@@ -2,8 +2,8 @@
 
 use lb_common::{
     Address, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay, Interface,
-    Load, Mac, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress,
-    Wide, WideKey,
+    Load, Mac, Owed, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
+    VirtualAddress, Wide, WideKey,
 };
 use lb_ebpf::tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally};
 
@@ -174,11 +174,11 @@ impl Tables for MemoryDatapath {
         self.quic_servers.get(key).copied()
     }
 
-    fn may_answer(&self) -> bool {
-        let (second, sent) = self.answers.get();
-        let sent = if second == self.now_seconds.get() { sent + 1 } else { 1 };
-        self.answers.set((self.now_seconds.get(), sent));
-        sent <= self.settings.answers_per_second
+    fn may_answer(&self, owed: Owed) -> bool {
+        let mut answers = self.answers.get();
+        let may = answers.count(owed, self.now_seconds.get(), self.settings.answers_per_second);
+        self.answers.set(answers);
+        may
     }
 
     /// There are no routes in memory: backends have next hops, and clients are neighbours of all.

@@ -149,6 +149,17 @@ impl Opening<'_> {
         Flow::new(self.chosen, tag, self.now, state)
     }
 
+    /// The same of a flow that is added. TCP without a SYN has begun elsewhere, and a backend that does not know its new
+    /// tuple resets it: it is ending from the first, so that a flood of such segments is not remembered for long, and a
+    /// SYN opens another.
+    #[inline(always)]
+    const fn begun(&self, tag: u32) -> Flow {
+        match self.event {
+            Event::Accept | Event::Continue => Flow::new(self.chosen, tag, self.now, FlowState::Closing),
+            _ => self.first(tag),
+        }
+    }
+
     /// Adds both directions, from the first candidate that is free to `destination`.
     #[inline(always)]
     pub fn add<T: Tables>(
@@ -166,7 +177,7 @@ impl Opening<'_> {
             reserved: [0, 0, 0],
         };
         let mut entry = Translation {
-            flow: self.first(self.tag),
+            flow: self.begun(self.tag),
             source: self.key.vip,
             destination: self.key.client,
             source_port: self.key.vip_port,
@@ -179,7 +190,7 @@ impl Opening<'_> {
         for _ in steps(CANDIDATES) {
             let Some(address) = candidates.address(tables) else { break };
             (other_key.vip, other_key.vip_port) = (address, candidates.port());
-            entry.flow = self.first(tag_of_backend(self.keys, &other_key));
+            entry.flow = self.begun(tag_of_backend(self.keys, &other_key));
             match tables.add_translation(&other_key, &entry) {
                 Ok(()) => {
                     claimed = true;
@@ -192,7 +203,7 @@ impl Opening<'_> {
         if !claimed {
             return Opened::Exhausted;
         }
-        entry.flow = self.first(self.tag);
+        entry.flow = self.begun(self.tag);
         (entry.source, entry.source_port) = (other_key.vip, other_key.vip_port);
         (entry.destination, entry.destination_port) = destination;
         let opened = match tables.add_translation(self.key, &entry) {
