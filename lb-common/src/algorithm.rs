@@ -32,7 +32,9 @@ impl Algorithm {
         Self::PowerOfTwo,
     ];
 
-    pub(crate) const fn byte(self) -> u8 {
+    /// The byte in an entry.
+    #[inline(always)]
+    pub const fn byte(self) -> u8 {
         match self {
             Self::Maglev => 0,
             Self::SourceHash => 1,
@@ -44,8 +46,9 @@ impl Algorithm {
         }
     }
 
+    /// From the byte in an entry.
     #[inline(always)]
-    pub(crate) const fn from_byte(byte: u8) -> Self {
+    pub const fn from_byte(byte: u8) -> Self {
         match byte {
             0 => Self::Maglev,
             1 => Self::SourceHash,

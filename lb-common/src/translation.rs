@@ -23,8 +23,10 @@ pub struct Translation {
     pub service: u32,
     /// TCP: as [`crate::Service::mss`], when the flow began.
     pub mss: u16,
+    /// 1 in the client's direction of a flow that went past a backend which takes no more connections; else 0.
+    pub overflowed: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 impl Translation {

@@ -34,9 +34,6 @@ pub fn recall<T: Tables>(
         return Memory::Unknown;
     }
     let Some(event) = meaning(tables, service, flow, event, now) else {
-        if flow.is_counted() && tables.refresh(place, flow, flow.counted(false)) {
-            tables.count_connection(flow.backend(), false);
-        }
         return Memory::Stale;
     };
     note_seen(tables, place, flow, event, now);
@@ -101,16 +98,41 @@ pub fn meaning_at<T: Tables>(tables: &T, service: &Service, id: BackendId, event
     ends.then_some(Event::Reset)
 }
 
-/// Writes time and state of a flow whose packet arrived, if they changed. One that ends is no live connection any more.
+/// Writes time and state of a flow whose packet arrived, if they changed. What it counts for stays.
 #[inline(always)]
 pub fn note_seen<T: Tables>(tables: &T, place: T::Place, flow: Flow, event: Event, now: u32) {
     let state = after(flow.state(), event);
     if flow.last_seen() != now || state != flow.state() {
-        let ends = state.is_over() && flow.is_counted();
-        let after = flow.seen_at(now, state).counted(flow.is_counted() && !state.is_over());
-        if tables.refresh(place, flow, after) && ends {
-            tables.count_connection(flow.backend(), false);
-        }
+        tables.refresh(place, flow, flow.seen_at(now, state));
+    }
+}
+
+/// The same where every flow is tracked: it is one of its backend's live connections until it ends. `asks`: its client
+/// asks for what is timed.
+#[inline(always)]
+pub fn note_tracked<T: Tables>(
+    tables: &T,
+    place: T::Place,
+    flow: Flow,
+    (event, asks): (Event, bool),
+    now: u32,
+) {
+    let state = after(flow.state(), event);
+    let counts = !state.is_over();
+    let mut next = flow.seen_at(now, state).counted(counts);
+    if asks && !flow.is_asked() {
+        next = next.asked(tables.now_micros());
+    }
+    if tables.refresh(place, flow, next) && counts != flow.is_counted() {
+        tables.count_connection(flow.backend(), counts);
+    }
+}
+
+/// Takes a flow out of its backend's live connections: of CPUs that try at once, one does.
+#[inline(always)]
+pub fn release<T: Tables>(tables: &T, place: T::Place, flow: Flow) {
+    if flow.is_counted() && tables.refresh(place, flow, flow.counted(false)) {
+        tables.count_connection(flow.backend(), false);
     }
 }
 
@@ -127,7 +149,7 @@ pub const fn first_state(event: Event) -> FlowState {
 
 /// The state after a packet.
 #[inline(always)]
-const fn after(state: FlowState, event: Event) -> FlowState {
+pub const fn after(state: FlowState, event: Event) -> FlowState {
     match (state, event) {
         (_, Event::Reset) => FlowState::Reset,
         // Who goes on after a RST did not send it: anybody can forge one, without the numbers that make it count.

@@ -8,7 +8,7 @@
 
 use lb_common::{
     Address, Backend, BackendId, Features, FragmentKey, FragmentPolicy, FragmentWay, Mode, Port, Protocol,
-    Reason, Service, ServiceKey, limits,
+    Reason, Service, ServiceKey, Tracking, limits,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         tunnel, way_by_route, way_to,
     },
     packet::Packet,
-    parse::{Family, Ip, Part, Transport, ipv6},
+    parse::{Family, Ip, Part, Transport, ipv6, transport::UDP},
     pipeline::{Stage, Verdict, hash_of, selection_tuple},
     select::{Choice, select},
     service::{Owner, owner},
@@ -130,7 +130,7 @@ fn find<T: Tables>(tables: &T, transport: &Transport) -> Result<Found, Verdict> 
         }
         by_policy(tables, &transport.ip).map_err(Verdict::stay)?
     };
-    choose(tables, transport, service).map_err(Verdict::stay)
+    choose(tables, transport, service)
 }
 
 #[inline(always)]
@@ -196,16 +196,23 @@ fn by_policy<'t, T: Tables>(tables: &'t T, ip: &Ip) -> Result<&'t Service, Reaso
 
 /// As [`crate::pipeline`] does for whole packets.
 #[inline(always)]
-fn choose<T: Tables>(tables: &T, transport: &Transport, service: &Service) -> Result<Found, Reason> {
-    let settings = tables.settings().ok_or(Reason::TableInconsistent)?;
+fn choose<T: Tables>(tables: &T, transport: &Transport, service: &Service) -> Result<Found, Verdict> {
+    let stay = Verdict::stay;
+    let settings = tables.settings().ok_or(stay(Reason::TableInconsistent))?;
     let tuple = selection_tuple(service, &transport.tuple);
     let hash = hash_of(tables, service, settings, &transport.tuple, &tuple);
-    let slot = tables.slot(service.slot_index(hash)).ok_or(Reason::TableInconsistent)?;
+    let slot = tables.slot(service.slot_index(hash)).ok_or(stay(Reason::TableInconsistent))?;
     // Without a look for QUIC, which is never fragmented (RFC 9000, 14).
     let choice = select(tables, service, slot, &tuple, hash, transport.event());
     let choice = Choice::from_word(tables.launder(choice.word()));
+    let tracked =
+        tables.features().contains(Features::TRACKED) && matches!(service.tracking(), Tracking::EveryFlow);
+    if tracked && !choice.known && is_first(&transport.ip) && transport.ip.protocol() == UDP {
+        // It comes back, and is known.
+        return Err(Verdict::to(Stage::Open));
+    }
     if choice.backend == BackendId::NONE {
-        return Err(Reason::NoBackend);
+        return Err(stay(Reason::NoBackend));
     }
     let ends = (transport.ip.source, transport.ip.destination);
     let way = |seen| FragmentWay::to_backend(ends, choice.backend, service.mode(), service.id, hash, seen);

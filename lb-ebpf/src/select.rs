@@ -37,6 +37,8 @@ pub struct Choice {
     pub overflowed: bool,
     /// Whether nobody takes it because of that.
     pub full: bool,
+    /// Whether its flow was remembered.
+    pub known: bool,
 }
 
 impl Choice {
@@ -48,6 +50,7 @@ impl Choice {
             | (self.refused as u64) << 33
             | (self.overflowed as u64) << 34
             | (self.full as u64) << 35
+            | (self.known as u64) << 36
     }
 
     /// From [`Self::word`].
@@ -59,6 +62,7 @@ impl Choice {
             refused: word >> 33 & 1 != 0,
             overflowed: word >> 34 & 1 != 0,
             full: word >> 35 & 1 != 0,
+            known: word >> 36 & 1 != 0,
         }
     }
 }
@@ -75,10 +79,10 @@ pub fn select<T: Tables>(
 ) -> Choice {
     let opens = matches!(event, Event::Open);
     let to = |backend| Choice { backend, new_flow: opens, refused: false, ..Choice::default() };
-    let event = if service.by_address() { of_many(event) } else { event };
+    let event = event_of(service, event);
     match (service.tracking(), slot.state()) {
         (Tracking::Connectionless, _) | (Tracking::OnChange, SlotState::Settled) => to(slot.current()),
-        // Where every flow is tracked this is for packets that open none.
+        // Where every flow is tracked this is for fragments.
         (Tracking::OnChange | Tracking::EveryFlow, state) => {
             let now = tables.now_seconds();
             let memory = match recall(tables, service, tuple, hash, event, now) {
@@ -94,7 +98,7 @@ pub fn select<T: Tables>(
                 (Memory::Live(backend), _) => Choice {
                     backend,
                     new_flow: opens && service.by_address(),
-                    refused: false,
+                    known: true,
                     ..Choice::default()
                 },
                 (_, SlotState::Moving) => moving(tables, service, slot, tuple, hash, (event, opens), now),
@@ -109,13 +113,24 @@ pub fn select<T: Tables>(
     }
 }
 
-/// What a packet of one of many connections means for the flow of them all.
+/// What a packet means for what is remembered: by addresses alone, nothing that it says of its own connection.
 #[inline(always)]
-const fn of_many(event: Event) -> Event {
+pub const fn event_of(service: &Service, event: Event) -> Event {
     match event {
-        Event::Datagram => Event::Datagram,
-        Event::Open | Event::Accept | Event::Close | Event::Reset | Event::Continue => Event::Continue,
+        Event::Open | Event::Accept | Event::Close | Event::Reset if service.by_address() => Event::Continue,
+        event => event,
     }
+}
+
+/// Whom the slot gives a packet of a flow of which nothing is known where every flow is tracked, and what it means there.
+#[inline(always)]
+pub fn unknown<T: Tables>(tables: &T, service: &Service, slot: Slot, event: Event) -> (BackendId, Event) {
+    if matches!(slot.state(), SlotState::Moving)
+        && let Some(meant) = meaning_at(tables, service, slot.previous(), event)
+    {
+        return (slot.previous(), meant);
+    }
+    (slot.current(), event)
 }
 
 #[inline(always)]

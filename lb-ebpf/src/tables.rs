@@ -5,6 +5,8 @@ use lb_common::{
     Owed, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation, VirtualAddress, Wide,
 };
 
+use crate::track::choose::{Chosen, Terms};
+
 /// The table is full: the flow is not remembered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused;
@@ -113,6 +115,12 @@ pub trait Tables {
     fn count_connection(&self, id: BackendId, more: bool);
     /// Writes [`Load::response`].
     fn note_response(&self, id: BackendId, response: u64);
+    /// Leaves a word for the program that goes on with the packet.
+    fn hand_over(&self, word: u64);
+    /// The word that the program before has left.
+    fn handed_over(&self) -> u64;
+    /// [`crate::track::choose::choose`].
+    fn choose(&self, terms: Terms, hash: u64, full: bool) -> Chosen;
     /// A number that is one higher at every call for the service, on whichever CPU.
     fn next_turn(&self, service: u32) -> u32;
     /// One direction of a translated flow. The flow's two words are read whole, and stand at the place.

@@ -19,6 +19,7 @@
 //! | `hardening` | what forged and contradictory packets must not do |
 //! | `full_nat` | both ends are translated; ports and room run out |
 //! | `reset` | connections of a cut backend: who still sends is answered with a reset |
+//! | `tracked` | services that track every flow: algorithms, caps, affinity, what counts and what is timed |
 //! | `wide` | ranges of ports, prefixes of addresses |
 
 #[path = "verdicts/answered.rs"]
@@ -39,6 +40,8 @@ mod hardening;
 mod icmp;
 #[path = "verdicts/lanes.rs"]
 mod lanes;
+#[path = "verdicts/loads.rs"]
+mod loads;
 #[path = "verdicts/mss.rs"]
 mod mss;
 #[path = "verdicts/pass.rs"]
@@ -55,6 +58,8 @@ mod row;
 mod services;
 #[path = "verdicts/slots.rs"]
 mod slots;
+#[path = "verdicts/tracked.rs"]
+mod tracked;
 #[path = "verdicts/translations.rs"]
 mod translations;
 #[path = "verdicts/tunnels.rs"]
@@ -90,6 +95,7 @@ fn rows() -> Vec<Row> {
         tunnels::rows(),
         full_nat::rows(),
         wide::rows(),
+        tracked::rows(),
         reset::rows(),
         hardening::rows(),
         icmp::rows(),

@@ -8,8 +8,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use lb_common::{
     Address, Answers, Backend, BackendId, Counters, Features, Flow, FlowKey, FragmentKey, FragmentWay,
-    HashKeys,
-    Interface, Load, NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
+    HashKeys, Interface, Load, NextHop, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
     VirtualAddress, Wide, WideKey, limits,
 };
 use lb_ebpf::{
@@ -60,6 +59,8 @@ pub struct MemoryDatapath {
     pub now_seconds: Cell<u32>,
     /// Microseconds after these seconds.
     pub micros: Cell<u64>,
+    /// What one program leaves for the next.
+    pub handed_over: Cell<u64>,
     /// The next number that packets see as random.
     pub random: Cell<u32>,
 }
@@ -78,6 +79,7 @@ impl MemoryDatapath {
             fragments: RefCell::default(),
             answers: Cell::new(Answers::default()),
             random: Cell::new(1),
+            handed_over: Cell::new(0),
             services: HashMap::new(),
             slots: vec![Slot::default(); capacity.slots as usize],
             backends: vec![Backend::default(); capacity.backends as usize],

@@ -4,7 +4,9 @@
 //! destination become. They also are what is remembered of it: slots decide on new flows only.
 //!
 //! Two programs share the work, or it would not fit a stack: [`send_on`] follows an entry, in either direction, and
-//! where there is none [`open`] adds both and hands the packet back.
+//! where there is none [`open`] adds both and hands the packet back. Where every flow is tracked, [`crate::track::open`]
+//! chooses the backend of a new one before that, and the client's direction is what counts as a live connection. The
+//! backend's direction knows whether its answer is timed.
 //!
 //! TCP without a translation and without a SYN opens one all the same, as the other modes balance it: the backend
 //! answers with a reset.
@@ -12,7 +14,8 @@
 pub mod entries;
 
 use lb_common::{
-    Backend, BackendId, Features, Flow, FlowState, QuicScheme, Reason, Service, Settings, hash::flow_hash,
+    Backend, BackendId, Features, Flow, FlowKey, FlowState, QuicScheme, Reason, Service, Settings, Tracking,
+    Translation,
 };
 
 use self::entries::{Candidates, Opened, Opening, is_live, tag_of_backend, tag_of_client};
@@ -22,14 +25,16 @@ use super::{
     unserved, way_by_hop,
 };
 use crate::{
-    flow::note_seen,
+    flow::{note_seen, note_tracked, release},
     fragment, mss,
     packet::Packet,
     parse::{Event, Transport},
-    pipeline::{Stage, Verdict, selection_tuple},
+    pipeline::{Stage, Verdict, hash_of, selection_tuple},
     quic,
+    select::Choice,
     service::service_of,
     tables::{Tables, Tally},
+    track::note_answer,
 };
 
 /// Sends a packet after its translation: a client's to its backend, which is counted, or a reply to its client. Replies
@@ -38,7 +43,7 @@ use crate::{
 pub fn send_on<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport: &Transport) -> Verdict {
     let (ip, key, event) = (&transport.ip, &transport.tuple, transport.event());
     let service = service_of(tables, key, transport.protocol());
-    let Some((known, place)) = tables.translation(key) else { return unknown(service) };
+    let Some((known, place)) = tables.translation(key) else { return unknown(tables, service, event) };
     let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
     let (now, backend) = (tables.now_seconds(), known.flow.backend());
     let known_here = match service {
@@ -48,10 +53,20 @@ pub fn send_on<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transp
         None => known.flow.tag() == tag_of_backend(settings.hash_keys, key),
     };
     if !known_here {
-        return unknown(service);
+        return unknown(tables, service, event);
     }
     let ends = may_reset(tables, transport) && tables.backend(backend).is_some_and(Backend::is_cut);
-    note(tables, place, known.flow, if ends { Event::Reset } else { event }, now);
+    let meant = if ends { Event::Reset } else { event };
+    match service {
+        Some(service) if tracks(tables, service) => {
+            note_tracked(tables, place, known.flow, (meant, false), now);
+            if service.is_measured() && transport.has_payload(packet) {
+                ask(tables, &known.opposite_key(key.protocol));
+            }
+        }
+        Some(_) => note(tables, place, known.flow, meant, now),
+        None => note_reply(packet, tables, transport, place, &known, (meant, now)),
+    }
     if ends {
         return Verdict::to(Stage::Reset);
     }
@@ -88,8 +103,8 @@ pub fn send_on<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transp
     let leaves =
         matches!(verdict.reason, Reason::Forwarded | Reason::ResolvingNextHop | Reason::LeftToFragment);
     if leaves && plan.is_from_client() {
-        let tally =
-            Tally { bytes: ip.length as u64, new_flow: plan.opens(), refused: false, overflowed: false };
+        let overflowed = plan.opens() && known.overflowed != 0;
+        let tally = Tally { bytes: ip.length as u64, new_flow: plan.opens(), refused: false, overflowed };
         tables.count(known.service, backend, tally);
     }
     verdict
@@ -122,10 +137,61 @@ impl Plan {
 }
 
 #[inline(always)]
-fn unknown(service: Option<&Service>) -> Verdict {
+fn unknown<T: Tables>(tables: &T, service: Option<&Service>, event: Event) -> Verdict {
     match service {
+        Some(service) if is_chosen(tables, service, event) => Verdict::to(Stage::Open),
         Some(_) => Verdict::to(Stage::FullNatOpen),
         None => Verdict::stay(Reason::NotOurs),
+    }
+}
+
+/// Whether [`crate::track::open`] chooses for the flow that a packet opens, and hands its choice over to [`open`].
+#[inline(always)]
+fn is_chosen<T: Tables>(tables: &T, service: &Service, event: Event) -> bool {
+    tracks(tables, service) && matches!(event, Event::Open | Event::Datagram)
+}
+
+/// Whether the service's flows are counted, and new ones go by its algorithm.
+#[inline(always)]
+fn tracks<T: Tables>(tables: &T, service: &Service) -> bool {
+    tables.features().contains(Features::TRACKED) && matches!(service.tracking(), Tracking::EveryFlow)
+}
+
+/// Has the answer that a client asks for be timed: `key` is the backend's direction, where the answer comes by.
+#[inline(always)]
+fn ask<T: Tables>(tables: &T, key: &FlowKey) {
+    if let Some((other, place)) = tables.translation(key)
+        && !other.flow.is_asked()
+    {
+        tables.refresh(place, other.flow, other.flow.asked(tables.now_micros()));
+    }
+}
+
+/// Notes a reply. One that answers what is timed is noted as that; a RST ends the client's direction too, which has
+/// nothing to say after it.
+#[inline(always)]
+fn note_reply<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    transport: &Transport,
+    place: T::Place,
+    known: &Translation,
+    (event, now): (Event, u32),
+) {
+    let handshake = matches!(event, Event::Accept);
+    let tracked = tables.features().contains(Features::TRACKED);
+    let mut flow = known.flow;
+    if tracked && flow.is_asked() && (handshake || transport.has_payload(packet)) {
+        note_answer(tables, place, flow, handshake);
+        flow = flow.answered();
+    }
+    note(tables, place, flow, event, now);
+    if tracked
+        && matches!(event, Event::Reset)
+        && let Some((first, place)) = tables.translation(&known.opposite_key(transport.tuple.protocol))
+        && first.flow.backend() == flow.backend()
+    {
+        release(tables, place, first.flow);
     }
 }
 
@@ -148,10 +214,11 @@ pub fn open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport
     };
     let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
     // However it was chosen.
-    let chosen = owner_of_new(packet, tables, transport, service, settings);
-    let chosen = BackendId(tables.launder(chosen.0.into()) as u32);
+    let choice = owner_of_new(packet, tables, transport, service, settings);
+    let choice = Choice::from_word(tables.launder(choice.word()));
+    let chosen = choice.backend;
     if chosen == BackendId::NONE {
-        return Verdict::stay(Reason::NoBackend);
+        return Verdict::stay(if choice.full { Reason::BackendsFull } else { Reason::NoBackend });
     }
     let Some(backend) = tables.backend(chosen) else { return Verdict::stay(Reason::TableInconsistent) };
     if backend.service != service.id {
@@ -165,6 +232,8 @@ pub fn open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport
         key: &transport.tuple,
         service,
         chosen,
+        overflowed: choice.overflowed,
+        tracked: tracks(tables, service),
         tag: tag_of_client(settings.hash_keys, &transport.tuple),
         event: transport.event(),
         now: tables.now_seconds(),
@@ -193,15 +262,19 @@ fn owner_of_new<P: Packet + ?Sized, T: Tables>(
     transport: &Transport,
     service: &Service,
     settings: &Settings,
-) -> BackendId {
+) -> Choice {
     let by_quic = tables.features().contains(Features::QUIC) && !matches!(service.quic(), QuicScheme::None);
     let named = if by_quic { quic::server(packet, tables, service, &transport.ip) } else { BackendId::NONE };
     if named != BackendId::NONE {
-        return named;
+        return Choice { backend: named, ..Choice::default() };
     }
-    let hash = flow_hash(settings.hash_keys, &selection_tuple(service, &transport.tuple));
+    if is_chosen(tables, service, transport.event()) {
+        return Choice::from_word(tables.handed_over());
+    }
+    let tuple = &transport.tuple;
+    let hash = hash_of(tables, service, settings, tuple, &selection_tuple(service, tuple));
     match tables.slot(service.slot_index(hash)) {
-        Some(slot) => slot.current(),
-        None => BackendId(u32::MAX),
+        Some(slot) => Choice { backend: slot.current(), ..Choice::default() },
+        None => Choice { backend: BackendId(u32::MAX), ..Choice::default() },
     }
 }

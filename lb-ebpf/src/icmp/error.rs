@@ -7,8 +7,8 @@
 //! | an address of the pool | from it to a `full-nat` backend | the client, likewise |
 
 use lb_common::{
-    Address, Backend, BackendId, Features, FlowKey, Mac, Mode, Port, Protocol, QuicScheme, Reason, Service,
-    hash, hash::flow_hash,
+    Address, Algorithm, Backend, BackendId, Features, FlowKey, Mac, Mode, Port, Protocol, QuicScheme, Reason,
+    Service, hash, hash::flow_hash,
 };
 
 use super::{
@@ -199,7 +199,17 @@ fn to_owner<T: Tables>(
     if !full_nat && service.is_some_and(Service::by_address) {
         (tuple.client_port, tuple.vip_port) = (Port::from_word(0), Port::from_word(0));
     }
+    let (client, client_port) = (tuple.client, tuple.client_port);
+    if let Some(service) = service
+        && !full_nat
+        && features.contains(Features::SOURCE)
+        && matches!(service.algorithm(), Algorithm::SourceHash)
+    {
+        // As in `Service::slot_key`.
+        (tuple.client, tuple.client_port) = (client.network(service.client_bits), Port::from_word(0));
+    }
     onward.hash = flow_hash(settings.hash_keys, tuple);
+    (tuple.client, tuple.client_port) = (client, client_port);
     let id = match service {
         Some(_) if !full_nat && named != BackendId::NONE => named,
         Some(service) if !full_nat => {

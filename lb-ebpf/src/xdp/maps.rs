@@ -22,6 +22,7 @@ use lb_common::{
 use lb_ebpf::{
     pipeline::Stage,
     tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally},
+    track::choose::{Chosen, Terms, choose},
 };
 
 /// What the program is loaded for; the loader writes it, and the verifier removes what is off.
@@ -66,9 +67,9 @@ static QUIC_SERVERS: HashMap<QuicKey, u32, { limits::QUIC_SERVERS as usize }> = 
 /// IPv4 addresses, then IPv6 ones.
 #[btf_map]
 static POOL: Array<Address, { 2 * limits::POOL_ADDRESSES as usize }> = Array::new();
-/// Where words are laundered; not pinned, and nobody else's.
+/// Where words are laundered, and one that is handed over; not pinned, and nobody else's.
 #[btf_map]
-static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
+static SCRATCH: PerCpuArray<u64, 2> = PerCpuArray::new();
 /// The programs after the first, by [`Stage`].
 #[btf_map]
 static PROGRAMS: ProgramArray<{ limits::PROGRAMS as usize }> = ProgramArray::new();
@@ -78,6 +79,17 @@ static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 static LOADS: Array<Load, { limits::BACKENDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static TURNS: Array<u64, { limits::SERVICES as usize }> = Array::new();
+
+/// The coarse clock, and the tick at which it was asked: it moves with the ticks only, and asking takes 14 ns.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Clock {
+    jiffies: u64,
+    seconds: u64,
+}
+/// Not pinned, and nobody else's.
+#[btf_map]
+static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -111,6 +123,15 @@ impl<'c> KernelTables<'c> {
             unsafe { *counter += 1 }
         }
     }
+}
+
+/// A function of plain numbers that is exported, so that the verifier walks it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn choose_backend(place: u64, table: u64, hash: u64, full: u64) -> u64 {
+    // No packet is looked at.
+    let ctx = XdpContext::new(core::ptr::null_mut());
+    choose(&KernelTables::new(&ctx), Terms::from_words([place, table]), hash, full != 0).word()
 }
 
 #[inline(always)]
@@ -158,8 +179,17 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn now_seconds(&self) -> u32 {
-        // SAFETY: a plain helper call.
-        (unsafe { helpers::generated::bpf_ktime_get_coarse_ns() } / NANOSECONDS_PER_SECOND) as u32
+        // SAFETY: plain helper calls; the verifier makes a load of this one.
+        let jiffies = unsafe { helpers::generated::bpf_jiffies64() };
+        // SAFETY: likewise, but for the load.
+        let seconds = || unsafe { helpers::generated::bpf_ktime_get_coarse_ns() } / NANOSECONDS_PER_SECOND;
+        let Some(clock) = CLOCK.get_ptr_mut(0) else { return seconds() as u32 };
+        // SAFETY: as in `count_reason`.
+        let clock = unsafe { &mut *clock };
+        if clock.jiffies != jiffies {
+            *clock = Clock { jiffies, seconds: seconds() };
+        }
+        clock.seconds as u32
     }
 
     #[inline(always)]
@@ -271,6 +301,26 @@ impl Tables for KernelTables<'_> {
             // SAFETY: as in `load`.
             unsafe { words.cast::<u64>().add(1).write_volatile(response) }
         }
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, word: u64) {
+        if let Some(place) = SCRATCH.get_ptr_mut(1) {
+            // SAFETY: as in `count_reason`, and until the last program of a packet no other packet comes.
+            unsafe { place.write_volatile(word) }
+        }
+    }
+
+    #[inline(always)]
+    fn handed_over(&self) -> u64 {
+        // SAFETY: likewise.
+        SCRATCH.get_ptr_mut(1).map_or(0, |place| unsafe { place.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn choose(&self, terms: Terms, hash: u64, full: bool) -> Chosen {
+        let [place, table] = terms.words();
+        Chosen::from_word(choose_backend(place, table, hash, full as u64))
     }
 
     #[inline(always)]

@@ -267,7 +267,8 @@ impl Judge<'_> {
             destination_port: port,
             service: service.id,
             mss: service.settings.mss,
-            reserved: [0; 3],
+            overflowed: 0,
+            reserved: [0; 2],
         };
         changes.push((
             other_key,

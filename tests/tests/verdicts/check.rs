@@ -17,6 +17,7 @@ use tests::oracle::pcap;
 
 use crate::{
     lanes::Lane,
+    loads,
     row::{Given, Row, Way},
     translations,
     world::{FLOWS, SLOTS, Svc, Who, address, next_hop, target},
@@ -55,6 +56,7 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<Failure>> {
         lane.run(packet).with_context(|| format!("before {}", row.name))?;
     }
     let before = counted(lane)?;
+    let loads = loads::of(lane, row.service)?;
     let started = monotonic_seconds();
     let (action, mut out) = lane.run(&row.packet).with_context(|| row.name.clone())?;
     for free in &row.free {
@@ -101,13 +103,16 @@ pub fn check(lane: &mut impl Lane, row: &Row) -> Result<Option<Failure>> {
         );
     }
     let flow = lane.engine().datapath().flows()?.into_iter().find(|(key, _)| *key == row.service.flow());
-    let found = flow.map(|(_, flow)| (flow.backend(), flow.state().is_over()));
-    let expected = row.remembered.map(|(who, closed)| (id(lane, row.service, who), closed));
+    let found = flow.map(|(_, flow)| (flow.backend(), flow.state().is_over(), flow.is_counted()));
+    let counts = |closed: bool| !closed && !row.stale && loads::is_tracked(row);
+    let expected = row.remembered.map(|(who, closed)| (id(lane, row.service, who), closed, counts(closed)));
     compare("remembered", format!("{found:?}"), format!("{expected:?}"));
     if let (Some((_, flow)), true) = (flow, row.reason == Reason::Forwarded && is_looked_up(row)) {
         let seen = flow.last_seen().wrapping_sub(started);
         compare("seen", format!("{}", seen <= 1), "true".to_owned());
     }
+    let (found, expected) = loads::compared(lane, row, &loads, started)?;
+    compare("loads", found, expected);
     let (found, expected) = translations::compared(lane, row, others, started)?;
     compare("translated", found, expected);
     if wrong.is_empty() {
@@ -208,7 +213,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     let flows = lane.engine().datapath().flows()?;
     let mut changes = vec![Change::DeleteFlows(flows)];
     let mut slots = installed.slots.clone();
-    let mut entry = installed.entry;
+    let mut entry = loads::terms(row, installed.entry);
     let mut backends: Vec<(Who, BackendId, Backend)> = Vec::new();
     for &who in backends_of(service) {
         let id = id(lane, service, who);
@@ -241,7 +246,30 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
             Given::TableBeyond => {
                 entry = Service::new(entry.id, SLOTS, entry.slots(), entry.settings());
             }
+            Given::Weight(who, weight) => of(who, &|entry| entry.weight = weight),
+            Given::Capped(who, most) => of(who, &|entry| entry.max_connections = most),
+            Given::Alternating => {
+                let ids = [id(lane, service, Who::A), id(lane, service, Who::B)];
+                (0..slots.len()).for_each(|at| slots[at] = Slot::settled(ids[at % 2]));
+            }
+            Given::RarelyA => {
+                let ids = [id(lane, service, Who::A), id(lane, service, Who::B)];
+                (0..slots.len()).for_each(|at| slots[at] = Slot::settled(ids[usize::from(at % 256 != 0)]));
+            }
+            Given::OwnSlot(who) => {
+                let hash = flow_hash(lane.engine().datapath().hash_keys(), &entry.slot_key(&service.flow()));
+                let index = entry.slot_index(hash) - entry.slots_start;
+                slots[index as usize] = Slot::settled(id(lane, service, who));
+            }
             Given::Muted => program.answers_per_second = 0,
+            Given::Tracked(_)
+            | Given::Chooses(_)
+            | Given::Affinity(_)
+            | Given::ClientBits(_)
+            | Given::Connections(..)
+            | Given::Response(..)
+            | Given::Counted(..)
+            | Given::KeptTo(..) => {}
             Given::Remembered(..) | Given::Closed(..) | Given::Recycled(_) | Given::Full => {}
             Given::Translated(..)
             | Given::HalfTranslated(..)
@@ -260,20 +288,27 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
         replies
             .into_iter()
             .filter(|(_, reply)| reply.service == entry.id)
+            .map(|(key, reply)| (key, reply.measured(entry.is_measured())))
             .map(|(key, reply)| Change::PutReply(key, reply.cut(cut.contains(&BackendId(reply.backend))))),
     );
     for change in &changes {
         lane.engine().datapath_mut().apply(change)?;
     }
+    loads::arrange(lane, row, &entry, now)?;
     for given in &row.given {
-        arrange_flows(lane, service, *given, now)?;
+        arrange_flows(lane, (service, &entry), *given, now)?;
     }
     translations::arrange(lane, row, now)
 }
 
-fn arrange_flows(lane: &mut impl Lane, service: Svc, given: Given, now: u32) -> Result<()> {
+fn arrange_flows(
+    lane: &mut impl Lane,
+    (service, entry): (Svc, &Service),
+    given: Given,
+    now: u32,
+) -> Result<()> {
     let key = service.flow();
-    let own_tag = tag(flow_hash(lane.engine().datapath().hash_keys(), &key));
+    let own_tag = tag(flow_hash(lane.engine().datapath().hash_keys(), &entry.slot_key(&key)));
     match given {
         Given::Remembered(who, ago) => {
             let id = id(lane, service, who);

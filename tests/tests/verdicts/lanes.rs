@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use aya::{
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
-use lb_common::{Flow, FlowKey, HashKeys, Translation, limits, limits::maps};
+use lb_common::{BackendId, Flow, FlowKey, HashKeys, Load, Translation, limits, limits::maps};
 use lb_control::{
     datapath::{
         Capacity, Datapath,
@@ -36,6 +36,10 @@ pub trait Lane {
     fn translate(&mut self, key: FlowKey, translation: Translation) -> Result<()>;
     /// Removes all.
     fn forget_translations(&mut self) -> Result<()>;
+    /// Sets how busy a backend is, which only packets do otherwise.
+    fn put_load(&mut self, id: BackendId, load: Load) -> Result<()>;
+    /// Has round robin begin anew.
+    fn reset_turn(&mut self, service: u32) -> Result<()>;
     /// What becomes of a packet. The host has no action for packets that are not sent.
     fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)>;
     /// Whether the kernel's routes decide.
@@ -48,6 +52,8 @@ pub struct Kernel {
     program: Xdp,
     flows: HashMap<MapData, FlowKey, Flow>,
     translations: HashMap<MapData, FlowKey, Translation>,
+    loads: Array<MapData, Load>,
+    turns: Array<MapData, u64>,
     pin_dir: PathBuf,
 }
 
@@ -75,7 +81,10 @@ impl Kernel {
             Ok(Map::HashMap(MapData::from_pin(pins.join("maps").join(name))?))
         };
         let (flows, translations) = (map(maps::FLOWS)?.try_into()?, map(maps::TRANSLATIONS)?.try_into()?);
-        Ok(Self { engine, program, flows, translations, pin_dir })
+        let array =
+            |name: &str| -> Result<Map> { Ok(Map::Array(MapData::from_pin(pins.join("maps").join(name))?)) };
+        let (loads, turns) = (array(maps::LOADS)?.try_into()?, array(maps::TURNS)?.try_into()?);
+        Ok(Self { engine, program, flows, translations, loads, turns, pin_dir })
     }
 }
 
@@ -105,6 +114,14 @@ impl Lane for Kernel {
         Ok(())
     }
 
+    fn put_load(&mut self, id: BackendId, load: Load) -> Result<()> {
+        Ok(self.loads.set(id.0, load, 0)?)
+    }
+
+    fn reset_turn(&mut self, service: u32) -> Result<()> {
+        Ok(self.turns.set(service, 0, 0)?)
+    }
+
     fn run(&mut self, packet: &[u8]) -> Result<(Option<Action>, Vec<u8>)> {
         let mut out = vec![0; 4_096];
         let options =
@@ -131,6 +148,9 @@ impl Drop for Kernel {
         let _ = BpfDatapath::unload(&self.pin_dir);
     }
 }
+
+/// What the host draws from for every row: both halves of a table come up among the first numbers.
+const SEED: u32 = 4;
 
 /// The host build over plain memory.
 pub struct Host {
@@ -184,6 +204,17 @@ impl Lane for Host {
 
     fn forget_translations(&mut self) -> Result<()> {
         self.engine.datapath().translations.borrow_mut().clear();
+        Ok(())
+    }
+
+    fn put_load(&mut self, id: BackendId, load: Load) -> Result<()> {
+        self.engine.datapath().loads.borrow_mut().insert(id, load);
+        Ok(())
+    }
+
+    fn reset_turn(&mut self, service: u32) -> Result<()> {
+        self.engine.datapath().turns.borrow_mut().remove(&service);
+        self.engine.datapath().random.set(SEED);
         Ok(())
     }
 

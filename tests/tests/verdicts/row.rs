@@ -1,6 +1,6 @@
 //! One row: what is given, the packet, and what must become of it.
 
-use lb_common::{FlowState, Mode, Reason, SlotState};
+use lb_common::{Algorithm, FlowState, Mode, Reason, SlotState};
 use tests::packet::{Frame, flags};
 
 use crate::world::{Svc, Who};
@@ -54,6 +54,32 @@ pub enum Given {
     ServiceGone(Who),
     /// The table of translated flows has room for so many more directions.
     TranslationsLeft(u32),
+    /// The service tracks every flow, and chooses so.
+    Tracked(Algorithm),
+    /// It tracks on change, and chooses so.
+    Chooses(Algorithm),
+    /// A client's network keeps to its backend for so many seconds.
+    Affinity(u32),
+    /// So many of 128 bits make a client's network.
+    ClientBits(u8),
+    /// Slots belong to A and B in turns.
+    Alternating,
+    /// One slot in 256 is A's, the others are B's.
+    RarelyA,
+    /// The slot of the service's client is this backend's.
+    OwnSlot(Who),
+    /// The backend's weight.
+    Weight(Who, u16),
+    /// So many connections the backend takes.
+    Capped(Who, u32),
+    /// So many it has.
+    Connections(Who, u64),
+    /// It answered within so many microseconds.
+    Response(Who, u32),
+    /// The packet's flow is remembered, and one of this backend's live connections, seen so many seconds ago.
+    Counted(Who, u32),
+    /// The client's network keeps to this backend, and was seen so many seconds ago.
+    KeptTo(Who, u32),
 }
 
 /// Who decides on the way that a packet takes.
@@ -65,7 +91,8 @@ pub enum Way {
     Routes,
     /// The kernel's routes, which the host has no stand-in for.
     KernelOnly,
-    /// A packet that the kernel's test run does not take: shorter than an Ethernet header.
+    /// A packet that the kernel's test run does not take: shorter than an Ethernet header. Or one whose backend is drawn
+    /// at random, which the host does from a seed.
     HostOnly,
 }
 
@@ -94,6 +121,14 @@ pub struct Row {
     /// How the flow is translated afterwards: to whom, and the states of the client's and the backend's direction.
     pub translated: Option<(Who, FlowState, FlowState)>,
     pub way: Way,
+    /// How many live connections more or less these backends have afterwards; the others as many.
+    pub connects: Vec<(Who, i64)>,
+    /// What is remembered counts no more.
+    pub stale: bool,
+    /// Whose response time was noted.
+    pub answers: Option<Who>,
+    /// To whom the client's network keeps afterwards.
+    pub keeps: Option<Who>,
 }
 
 impl Row {
@@ -120,6 +155,22 @@ impl Row {
     /// The flow is translated afterwards.
     pub fn translates(self, who: Who, first: FlowState, second: FlowState) -> Self {
         Self { translated: Some((who, first, second)), ..self }
+    }
+
+    /// What was remembered still stands, and counts no more.
+    pub fn stale(self, who: Who) -> Self {
+        Self { remembered: Some((who, false)), stale: true, ..self }
+    }
+
+    /// A backend has so many live connections more or less afterwards.
+    pub fn connects(mut self, who: Who, change: i64) -> Self {
+        self.connects.push((who, change));
+        self
+    }
+
+    /// The client's network keeps to the backend afterwards.
+    pub fn keeps(self, who: Who) -> Self {
+        Self { keeps: Some(who), ..self }
     }
 
     /// See [`Way`].
@@ -161,6 +212,10 @@ pub fn sent(service: Svc, name: &str, given: &[Given], shape: Shape, to: Who) ->
         remembered: None,
         translated: None,
         way: Way::Tables,
+        connects: Vec::new(),
+        stale: false,
+        answers: None,
+        keeps: None,
     }
 }
 
@@ -201,6 +256,10 @@ pub fn stays(service: Svc, name: &str, given: &[Given], packet: Vec<u8>, reason:
         remembered: None,
         translated: None,
         way: Way::Tables,
+        connects: Vec::new(),
+        stale: false,
+        answers: None,
+        keeps: None,
     }
 }
 

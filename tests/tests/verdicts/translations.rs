@@ -13,6 +13,7 @@ use lb_control::datapath::Datapath as _;
 use crate::{
     check::id,
     lanes::Lane,
+    loads,
     row::{
         Given::{
             HalfTranslated, OtherTranslated, ServiceGone, Translated, TranslatedByAnother, TranslationsLeft,
@@ -98,7 +99,8 @@ fn entries(
         destination_port: Port::new(at.port()),
         service: entry.id,
         mss: entry.mss,
-        reserved: [0; 3],
+        overflowed: 0,
+        reserved: [0; 2],
     };
     let other_key = forth.opposite_key(key.protocol);
     let other_tag = !tag(flow_hash(keys, &other_key));
@@ -114,6 +116,11 @@ pub fn compared(lane: &mut impl Lane, row: &Row, others: usize, now: u32) -> Res
     };
     let key = client_key(row);
     let entries = entries(lane, row.service, key, who, now, ((first, 0), (second, 0)));
+    let [(first_key, forth), back] = entries;
+    // One of the two counts, while its client has not ended it.
+    let counts = loads::is_tracked(row) && !first.is_over();
+    let forth = Translation { flow: forth.flow.counted(counts), overflowed: row.overflowed.into(), ..forth };
+    let entries = [(first_key, forth), back];
     let expected: Vec<String> = entries.iter().map(|(key, entry)| told(key, entry)).collect();
     let found: Vec<String> = entries
         .iter()
@@ -126,7 +133,8 @@ pub fn compared(lane: &mut impl Lane, row: &Row, others: usize, now: u32) -> Res
 
 /// An entry without the second of its last packet.
 fn told(key: &FlowKey, entry: &Translation) -> String {
-    let flow = Flow::new(entry.flow.backend(), entry.flow.tag(), 0, entry.flow.state());
+    let flow = Flow::new(entry.flow.backend(), entry.flow.tag(), 0, entry.flow.state())
+        .counted(entry.flow.is_counted());
     format!("{key:?} {:?}", Translation { flow, ..*entry })
 }
 

@@ -5,7 +5,10 @@ use lb_common::{
     Load, Mac, Owed, Protocol, QuicKey, Reply, Service, ServiceKey, Settings, Slot, Translation,
     VirtualAddress, Wide, WideKey,
 };
-use lb_ebpf::tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally};
+use lb_ebpf::{
+    tables::{NotAdded, Refused, Route, RouteQuery, Tables, Tally},
+    track::choose::{Chosen, Terms, choose},
+};
 
 use super::MemoryDatapath;
 
@@ -124,11 +127,24 @@ impl Tables for MemoryDatapath {
     fn count_connection(&self, id: BackendId, more: bool) {
         let mut loads = self.loads.borrow_mut();
         let load = loads.entry(id).or_default();
-        load.connections = if more { load.connections + 1 } else { load.connections.wrapping_sub(1) };
+        load.connections =
+            if more { load.connections.wrapping_add(1) } else { load.connections.wrapping_sub(1) };
     }
 
     fn note_response(&self, id: BackendId, response: u64) {
         self.loads.borrow_mut().entry(id).or_default().response = response;
+    }
+
+    fn hand_over(&self, word: u64) {
+        self.handed_over.set(word);
+    }
+
+    fn handed_over(&self) -> u64 {
+        self.handed_over.get()
+    }
+
+    fn choose(&self, terms: Terms, hash: u64, full: bool) -> Chosen {
+        choose(self, terms, hash, full)
     }
 
     fn next_turn(&self, service: u32) -> u32 {

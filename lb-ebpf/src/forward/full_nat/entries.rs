@@ -20,7 +20,7 @@ use lb_common::{
 };
 
 use crate::{
-    flow::{first_state, meaning_at},
+    flow::{first_state, meaning_at, release},
     parse::{Event, Family},
     steps::steps,
     tables::{NotAdded, Tables},
@@ -75,6 +75,10 @@ pub struct Opening<'k> {
     pub service: &'k Service,
     /// Whom a new flow would go to.
     pub chosen: BackendId,
+    /// Whether it went past a backend that takes no more connections.
+    pub overflowed: bool,
+    /// Whether flows are counted as live connections: the client's direction is.
+    pub tracked: bool,
     /// [`tag_of_client`] of the tuple.
     pub tag: u32,
     /// What the packet means.
@@ -116,10 +120,16 @@ impl Opening<'_> {
                 return true;
             }
             if flow.backend() == self.chosen {
-                tables.refresh(other_place, other, self.first(other.tag()));
-                tables.refresh(place, flow, self.first(self.tag));
+                tables.refresh(other_place, other, self.asked(tables, self.first(other.tag())));
+                let next = self.counted(self.first(self.tag));
+                if tables.refresh(place, flow, next) && next.is_counted() != flow.is_counted() {
+                    tables.count_connection(self.chosen, next.is_counted());
+                }
                 return true;
             }
+        }
+        if flow.tag() == self.tag {
+            release(tables, place, flow);
         }
         tables.remove_translation(self.key);
         if other.is_some() {
@@ -160,6 +170,18 @@ impl Opening<'_> {
         }
     }
 
+    /// The client's direction, one of its backend's live connections until it ends.
+    #[inline(always)]
+    const fn counted(&self, flow: Flow) -> Flow {
+        flow.counted(self.tracked && !flow.state().is_over())
+    }
+
+    /// The backend's direction, whose answer is timed where that counts.
+    #[inline(always)]
+    fn asked<T: Tables>(&self, tables: &T, flow: Flow) -> Flow {
+        if self.service.is_measured() { flow.asked(tables.now_micros()) } else { flow }
+    }
+
     /// Adds both directions, from the first candidate that is free to `destination`.
     #[inline(always)]
     pub fn add<T: Tables>(
@@ -184,13 +206,18 @@ impl Opening<'_> {
             destination_port: self.key.client_port,
             service: self.service.id,
             mss: self.service.mss,
-            reserved: [0, 0, 0],
+            overflowed: 0,
+            reserved: [0, 0],
         };
+        // The loop's ways should not be each walked for every way to this.
+        let [_, seen] = self.asked(tables, self.begun(0)).words();
+        let seen = tables.launder(seen);
         let mut claimed = false;
         for _ in steps(CANDIDATES) {
             let Some(address) = candidates.address(tables) else { break };
             (other_key.vip, other_key.vip_port) = (address, candidates.port());
-            entry.flow = self.begun(tag_of_backend(self.keys, &other_key));
+            let [owner, _] = self.begun(tag_of_backend(self.keys, &other_key)).words();
+            entry.flow = Flow::from_words([owner, seen]);
             match tables.add_translation(&other_key, &entry) {
                 Ok(()) => {
                     claimed = true;
@@ -203,11 +230,17 @@ impl Opening<'_> {
         if !claimed {
             return Opened::Exhausted;
         }
-        entry.flow = self.begun(self.tag);
+        entry.flow = self.counted(self.begun(self.tag));
+        entry.overflowed = self.overflowed as u16;
         (entry.source, entry.source_port) = (other_key.vip, other_key.vip_port);
         (entry.destination, entry.destination_port) = destination;
         let opened = match tables.add_translation(self.key, &entry) {
-            Ok(()) => return Opened::Added,
+            Ok(()) => {
+                if entry.flow.is_counted() {
+                    tables.count_connection(self.chosen, true);
+                }
+                return Opened::Added;
+            }
             Err(NotAdded::Taken) => Opened::Added,
             Err(NotAdded::Full) => Opened::Full,
         };
