@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Address, BackendId, Flow, FlowKey, FlowState, Protocol, QuicKey, ServiceKey, Tracking, Translation,
-    hash::flow_hash,
+    Address, BackendId, Features, Flow, FlowKey, FlowState, Protocol, QuicKey, ServiceKey, Tracking,
+    Translation, hash::flow_hash,
 };
 
 use super::{
@@ -164,7 +164,12 @@ impl<D: Datapath> Engine<D> {
         Ok(sweep)
     }
 
+    /// Live connections of every backend, where any are counted.
     fn connections(&self) -> Vec<(BackendId, u64)> {
+        let counts = [Features::TRACKED, Features::FULL_NAT];
+        if !counts.iter().any(|feature| self.installed.features.contains(*feature)) {
+            return Vec::new();
+        }
         let ids = self.installed.backends.keys();
         ids.map(|&id| (id, self.datapath.backend_load(id).connections)).collect()
     }
