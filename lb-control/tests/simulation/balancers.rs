@@ -103,7 +103,7 @@ fn flows_reshuffled_between_two_balancers() {
     for_seeds(seeds, |seed| {
         let worlds = [World::new(seed, 12), World::new(seed, 12)];
         let mut pair = Pair { worlds, flows: Vec::new(), random: Random::new(!seed), opened: 0 };
-        pair.open(short_or_long(400, 4_000));
+        pair.open(short_or_long(400, 1_000));
         for _ in 0..short_or_long(20, 60) {
             pair.change();
             let quiet = pair.random.one_in(3);
