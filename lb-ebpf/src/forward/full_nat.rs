@@ -236,7 +236,7 @@ pub fn open<P: Packet + ?Sized, T: Tables>(packet: &mut P, tables: &T, transport
         tracked: tracks(tables, service),
         tag: tag_of_client(settings.hash_keys, &transport.tuple),
         event: transport.event(),
-        now: tables.now_seconds(),
+        now: tables.launder(tables.now_seconds().into()) as u32,
     };
     if let Some((known, place)) = tables.translation(&transport.tuple)
         && opening.reuse(tables, &known, place)

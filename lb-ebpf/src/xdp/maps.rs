@@ -189,7 +189,8 @@ impl Tables for KernelTables<'_> {
         if clock.jiffies != jiffies {
             *clock = Clock { jiffies, seconds: seconds() };
         }
-        clock.seconds as u32
+        // SAFETY: it is valid; volatile, so that the rest is verified once for both ways here.
+        (unsafe { (&raw const clock.seconds).read_volatile() }) as u32
     }
 
     #[inline(always)]

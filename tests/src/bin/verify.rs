@@ -64,7 +64,7 @@ const BUDGETS: [Budget; 18] = [
     Budget {
         program: "portcullis_full_nat_open",
         instructions: 4_000,
-        verified: 500_000,
+        verified: 650_000,
         machine_code: 20 << 10,
         stack: 480,
     },
@@ -72,7 +72,7 @@ const BUDGETS: [Budget; 18] = [
         program: "portcullis_fragment",
         instructions: 6_500,
         // Two ways to find where a fragment goes meet five to send it there, each to the end.
-        verified: 650_000,
+        verified: 750_000,
         machine_code: 32 << 10,
         stack: 480,
     },
@@ -86,7 +86,7 @@ const BUDGETS: [Budget; 18] = [
     Budget {
         program: "portcullis_open",
         instructions: 5_500,
-        verified: 750_000,
+        verified: 300_000,
         machine_code: 28 << 10,
         stack: 480,
     },
