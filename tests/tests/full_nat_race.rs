@@ -162,6 +162,8 @@ fn target(pool_ports: u16) -> Target {
             address: Address::from_ipv4([10, 9, 6, last]),
             port: Port::new(8_080),
             weight: 1,
+            share: 1,
+            resets: false,
             state: BackendState::Up,
             next_hop: Some(NextHop { mac: Mac::new([2, 0, 0, 0, 1, last]), interface: 0 }),
         })

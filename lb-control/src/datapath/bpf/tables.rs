@@ -292,19 +292,28 @@ impl BpfDatapath {
         }
     }
 
-    /// Both directions are compared before the first goes. After it the second does, even if a reply came meanwhile:
-    /// alone it would hold its port for nothing.
+    /// Both directions are compared before the first goes. If it changed even since then, it goes back. After it the second
+    /// goes, even if a reply came meanwhile: alone it would hold its port for nothing.
     fn delete_translations(&self, flows: &[TranslatedFlow]) -> Result<()> {
         let map = fd(&self.maps[maps::TRANSLATIONS])?;
+        let take = |key: &FlowKey| {
+            element::take::<FlowKey, Translation>(map, key).context("deleting from TRANSLATIONS")
+        };
         for flow in flows {
-            let directions = std::iter::once(&flow.first).chain(&flow.second);
-            if directions.clone().all(|(key, seen)| element::get(map, key) == Some(*seen)) {
-                for (key, _) in directions {
-                    let deleted = element::take::<FlowKey, Translation>(map, key);
-                    if let Some(deleted) = deleted.context("deleting from TRANSLATIONS")? {
-                        self.uncount(deleted.flow);
-                    }
-                }
+            let mut directions = std::iter::once(&flow.first).chain(&flow.second);
+            if !directions.all(|(key, seen)| element::get(map, key) == Some(*seen)) {
+                continue;
+            }
+            let (key, seen) = &flow.first;
+            let Some(deleted) = take(key)? else { continue };
+            if deleted != *seen && element::add(map, key, &deleted) {
+                continue;
+            }
+            self.uncount(deleted.flow);
+            if let Some((key, _)) = &flow.second
+                && let Some(deleted) = take(key)?
+            {
+                self.uncount(deleted.flow);
             }
         }
         Ok(())
