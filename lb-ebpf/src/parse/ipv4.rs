@@ -101,7 +101,7 @@ fn names_a_route<P: Packet + ?Sized>(
             END => return false,
             LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return true,
             NO_OPERATION => option += 1,
-            _ if len < 2 || len > OPTIONS_MAX => return false,
+            _ if !(2..=OPTIONS_MAX).contains(&len) => return false,
             _ => option += len as usize,
         }
     }
