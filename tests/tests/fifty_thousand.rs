@@ -89,6 +89,8 @@ fn start(pin_dir: &Path) -> Result<Engine<BpfDatapath>> {
 
 fn target(backends: impl Iterator<Item = u32>) -> Target {
     let backend = |id: u32| TargetBackend {
+        share: 1,
+        resets: false,
         max_connections: 0,
         server_id: None,
         address: Address::from_ipv4([10, 1, (id >> 8) as u8, id as u8]),

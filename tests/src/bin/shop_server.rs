@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/` | a page of `--body` bytes, after `--delay` |
+//! | `POST /delay/N` | from now on the page comes after N milliseconds |
 //! | `/whoami` | its name |
 //! | `/healthz` | 200 as long as it serves its connections, closing included |
 //! | `/readyz` | 503 once it closes |
@@ -65,6 +66,8 @@ struct Shop {
     page: Bytes,
     counts: Arc<Counts>,
     requests: AtomicU64,
+    /// Milliseconds.
+    delay: AtomicU64,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -77,7 +80,8 @@ async fn main() -> Result<()> {
     let grace = Duration::from_secs(options.grace);
     let counts = Arc::new(Counts::default());
     let page = Bytes::from(vec![b'.'; options.body]);
-    let shop = Arc::new(Shop { page, options, counts: counts.clone(), requests: AtomicU64::new(0) });
+    let delay = AtomicU64::new(options.delay);
+    let shop = Arc::new(Shop { page, options, counts: counts.clone(), requests: AtomicU64::new(0), delay });
     let served = shop.clone();
     serve(listener, counts, grace, move |request, local| answer(request, local, served.clone())).await?;
     println!("{} connections, {} requests", shop.counts.connections(), shop.requests.load(Relaxed));
@@ -90,7 +94,7 @@ async fn answer(request: Request<Incoming>, local: SocketAddr, shop: Arc<Shop>) 
     let path = request.uri().path().to_string();
     let (status, body) = match (request.method(), path.as_str()) {
         (_, "/") => {
-            sleep_until(Instant::now() + Duration::from_millis(shop.options.delay)).await;
+            sleep_until(Instant::now() + Duration::from_millis(shop.delay.load(Relaxed))).await;
             (StatusCode::OK, shop.page.clone())
         }
         (_, "/whoami") => (StatusCode::OK, Bytes::from(format!("{name}\n"))),
@@ -103,6 +107,13 @@ async fn answer(request: Request<Incoming>, local: SocketAddr, shop: Arc<Shop>) 
         }
         (&Method::POST, "/sum") => match request.into_body().collect().await {
             Ok(body) => (StatusCode::OK, Bytes::from(sum(&body.to_bytes()))),
+            Err(_) => (StatusCode::BAD_REQUEST, Bytes::new()),
+        },
+        (&Method::POST, path) if path.starts_with("/delay/") => match path["/delay/".len()..].parse() {
+            Ok(milliseconds) => {
+                shop.delay.store(milliseconds, Relaxed);
+                (StatusCode::OK, Bytes::new())
+            }
             Err(_) => (StatusCode::BAD_REQUEST, Bytes::new()),
         },
         (_, path) => match path.strip_prefix("/bytes/").and_then(|count| count.parse::<usize>().ok()) {

@@ -58,6 +58,13 @@ pub fn play(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
             ensure!(server.has_ended()?, "it has connections");
             Ok(())
         })?;
+        // The proof: none of its flows is left, and none that nobody knows of can be.
+        show.until("its drain has ended", |stage| {
+            let found = stage.control().backend(SHOP, backend)?;
+            ensure!(found["drain"]["ended"] == "0 left", "{found}");
+            Ok(())
+        })?;
+        show.say("  the drain ended: 0 left");
         show.lbctl(&["backend", "delete", SHOP, &backend.to_string()])?;
         show.until_answers(ANSWERS)
     })?;
