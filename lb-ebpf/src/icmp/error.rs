@@ -199,17 +199,22 @@ fn to_owner<T: Tables>(
     if !full_nat && service.is_some_and(Service::by_address) {
         (tuple.client_port, tuple.vip_port) = (Port::from_word(0), Port::from_word(0));
     }
-    let (client, client_port) = (tuple.client, tuple.client_port);
-    if let Some(service) = service
-        && !full_nat
-        && features.contains(Features::SOURCE)
-        && matches!(service.algorithm(), Algorithm::SourceHash)
-    {
-        // As in `Service::slot_key`.
-        (tuple.client, tuple.client_port) = (client.network(service.client_bits), Port::from_word(0));
-    }
-    onward.hash = flow_hash(settings.hash_keys, tuple);
-    (tuple.client, tuple.client_port) = (client, client_port);
+    onward.hash = match service {
+        Some(service)
+            if !full_nat
+                && features.contains(Features::SOURCE)
+                && matches!(service.algorithm(), Algorithm::SourceHash) =>
+        {
+            // As in `Service::slot_key`, and back.
+            let port = tuple.client_port;
+            (tuple.client, tuple.client_port) =
+                (tuple.client.network(service.client_bits), Port::from_word(0));
+            let hash = flow_hash(settings.hash_keys, tuple);
+            (tuple.client, tuple.client_port) = (onward.names.receiver.0, port);
+            hash
+        }
+        _ => flow_hash(settings.hash_keys, tuple),
+    };
     let id = match service {
         Some(_) if !full_nat && named != BackendId::NONE => named,
         Some(service) if !full_nat => {

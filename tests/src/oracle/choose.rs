@@ -1,13 +1,15 @@
 //! Which backend a packet must go to, and what must be remembered of it: the flow promise in the oracle's words. Pure.
 
+use std::net::IpAddr;
+
 use lb_common::{
-    BackendState, Flow, FlowKey, FlowState, Slot, SlotState, Tracking,
+    Algorithm, BackendState, Flow, FlowKey, FlowState, Port, Slot, SlotState, Tracking,
     hash::{flow_hash, tag},
     limits::SYN_RETRANSMIT_SECONDS,
 };
 
 use super::read::Event;
-use super::world::{Service, World};
+use super::world::{Service, World, address, ip_addr};
 
 /// A choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +24,25 @@ pub struct Choice {
     pub remembers: Option<Flow>,
 }
 
+/// The hash of a tuple, or of the client's network alone.
+pub fn hash_of(world: &World, service: &Service, tuple: &FlowKey) -> u64 {
+    if service.settings.algorithm != Algorithm::SourceHash {
+        return flow_hash(world.settings.hash_keys, tuple);
+    }
+    let bits = u32::from(service.settings.client_bits);
+    let number = u128::from_be_bytes(match ip_addr(tuple.client) {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    });
+    let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
+    let network = IpAddr::V6((number & mask).into()).to_canonical();
+    let tuple = FlowKey { client: address(network), client_port: Port::new(0), ..*tuple };
+    flow_hash(world.settings.hash_keys, &tuple)
+}
+
 /// The slot of a tuple: the top bits of its hash.
 pub fn slot(world: &World, service: &Service, tuple: &FlowKey) -> Slot {
-    let hash = flow_hash(world.settings.hash_keys, tuple);
+    let hash = hash_of(world, service, tuple);
     let bits = service.slots.len().trailing_zeros();
     service.slots[(hash >> (64 - bits)) as usize]
 }
@@ -38,7 +56,7 @@ enum Known {
 
 fn known(world: &World, service: &Service, tuple: &FlowKey, event: Event) -> Known {
     let Some(&flow) = world.flows.get(tuple) else { return Known::Nothing };
-    if flow.tag() != tag(flow_hash(world.settings.hash_keys, tuple)) {
+    if flow.tag() != tag(hash_of(world, service, tuple)) {
         return Known::Nothing;
     }
     let over = matches!(flow.state(), FlowState::Closing | FlowState::Reset);
@@ -74,7 +92,7 @@ pub fn choose(world: &World, service: &Service, tuple: &FlowKey, event: Event) -
         Known::Stale => true,
         Known::Nothing => false,
     };
-    let hash = flow_hash(world.settings.hash_keys, tuple);
+    let hash = hash_of(world, service, tuple);
     let fresh = |backend: u32| {
         let state = after(FlowState::Opening, event);
         Flow::new(lb_common::BackendId(backend), tag(hash), world.now, state)

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use lb_common::{BackendId, FlowKey, FragmentKey, FragmentWay, Reason, hash::flow_hash};
+use lb_common::{BackendId, FlowKey, FragmentKey, FragmentWay, Reason};
 use lb_control::datapath::memory::MemoryDatapath;
 
+use super::choose::hash_of;
 use super::memory::{Fate, Way};
 use super::outcome::{Action, Outcome, Seen, action_of};
 use super::read::{Frame, Part, Transport, read};
@@ -41,7 +42,7 @@ pub fn follow(host: &MemoryDatapath, frame: &[u8], world: &World) {
         }
         Fate::Backend { backend, service, tuple } => {
             let Some(entry) = world.by_id(service) else { return };
-            let hash = flow_hash(world.settings.hash_keys, &tuple);
+            let hash = hash_of(world, entry, &tuple);
             FragmentWay::to_backend(
                 (key.source, key.destination),
                 BackendId(backend),

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
-    BackendState, FragmentPolicy, HashKeys, Interface, Mac, Mode, NextHop, Port, Protocol, QuicScheme,
-    ServiceKey, ServiceSettings, Settings, Tracking,
+    Algorithm, BackendState, FragmentPolicy, HashKeys, Interface, Mac, Mode, NextHop, Port, Protocol,
+    QuicScheme, ServiceKey, ServiceSettings, Settings, Tracking,
 };
 use lb_control::target::{Target, TargetBackend, TargetService};
 
@@ -166,6 +166,10 @@ fn service(random: &mut Random, key: ServiceKey, v6: bool, number: u16) -> Targe
     };
     settings.by_address = fragments == FragmentPolicy::ByAddress;
     settings.mss = *random.pick(&[0, 0, 536, 1_400]);
+    if random.one_in(3) {
+        settings.algorithm = Algorithm::SourceHash;
+        settings.client_bits = *random.pick(if v6 { &[56, 64, 128] } else { &[112, 120, 128] });
+    }
     if key.protocol == Protocol::Udp as u8 && random.one_in(2) {
         settings.quic = *random.pick(&[QuicScheme::QuicLb, QuicScheme::KatranV1, QuicScheme::KatranV2]);
         settings.quic_server_id_len =

@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
-use lb_common::{
-    BackendId, Features, Flow, FlowState, QuicScheme, Settings, Slot, SlotState,
-    hash::{flow_hash, tag},
-};
+use lb_common::{BackendId, Features, Flow, FlowState, QuicScheme, Settings, Slot, SlotState, hash::tag};
 use lb_control::{
     datapath::{Capacity, Change, Datapath as _, memory::MemoryDatapath},
     engine::Engine,
     target::Target,
 };
 
+use super::choose::hash_of;
 use super::order::{host, settings, target};
 use super::random::Random;
 use super::world::{Backend, Service, World, flow_key, ip_addr};
@@ -205,7 +203,7 @@ impl Scene {
                 ids.iter().copied().filter(|id| self.world.backends[id].service == service.id).collect();
             let backend =
                 if own.is_empty() || random.one_in(8) { *random.pick(&ids) } else { *random.pick(&own) };
-            let own_tag = tag(flow_hash(self.world.settings.hash_keys, &key));
+            let own_tag = tag(hash_of(&self.world, service, &key));
             let flow_tag = if random.one_in(12) { !own_tag } else { own_tag };
             let state = *random.pick(&[
                 FlowState::Opening,
