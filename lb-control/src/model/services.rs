@@ -101,11 +101,10 @@ impl Services {
 
 impl PartialEq for Services {
     fn eq(&self, other: &Self) -> bool {
-        let same =
-            |((one_name, one), (two_name, two)): ((&String, &Arc<Service>), (&String, &Arc<Service>))| {
-                Arc::ptr_eq(one, two) || (one_name == two_name && one == two)
-            };
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+        let is_same = |(one, two): (&Arc<Service>, &Arc<Service>)| Arc::ptr_eq(one, two) || one == two;
+        self.0.len() == other.0.len()
+            && self.0.keys().eq(other.0.keys())
+            && self.0.values().zip(other.0.values()).all(is_same)
     }
 }
 

@@ -49,8 +49,7 @@ pub struct World {
 impl World {
     /// Creates them.
     pub fn create() -> Result<Self> {
-        let [client, balancer, servers] =
-            ["client", "balancer", "servers"].map(|role| Namespace::create(role));
+        let [client, balancer, servers] = ["client", "balancer", "servers"].map(Namespace::create);
         let (client, balancer, servers) = (client?, balancer?, servers?);
         balancer.sysctl("ipv6/conf/default/disable_ipv6", "0")?;
         for conf in ["all", "default"] {
