@@ -70,7 +70,13 @@ pub fn live<T: Tables>(
 
 /// What a packet means for the flow that is remembered under its tuple; `None` where that does not bind it.
 #[inline(always)]
-pub fn meaning<T: Tables>(tables: &T, service: &Service, flow: Flow, event: Event, now: u32) -> Option<Event> {
+pub fn meaning<T: Tables>(
+    tables: &T,
+    service: &Service,
+    flow: Flow,
+    event: Event,
+    now: u32,
+) -> Option<Event> {
     if !binds(service, flow, event, now) {
         return None;
     }
