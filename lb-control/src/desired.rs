@@ -191,7 +191,7 @@ impl DesiredState {
         after.generation = before.generation + 1;
         let changed = model::changed_services(&before, &after);
         model::note_arrivals(&before, &mut after, &changed, now_unix());
-        model::check_together(&after, &changed)?;
+        model::check_together(&before, &after, &changed)?;
         model::check_full_nat(&after, &changed, self.full_nat.get().map_or(&[], Vec::as_slice))?;
         model::check_slots(&after, self.slots.get().copied().unwrap_or(limits::SLOTS))?;
         if let Some(admission) = self.admission.get() {

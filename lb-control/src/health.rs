@@ -24,16 +24,13 @@ use tokio::{
 use self::{samples::Samples, threshold::Threshold};
 use crate::{
     desired::DesiredState,
-    model::{Desired, Health, HealthCheck},
+    model::{Health, HealthCheck, Service},
 };
 
 /// Checks under way at once: each holds a socket, and 512 leave half of the usual limit of 1,024 free.
 const CONCURRENT_MAX: usize = 512;
 /// First checks are spread over an interval, but over no more than this: a verdict is waited for.
 const FIRST_WITHIN_MAX: Duration = Duration::from_secs(1);
-
-/// A backend of a service.
-type Checked = (String, SocketAddr);
 
 struct Running {
     check: HealthCheck,
@@ -51,23 +48,22 @@ impl Drop for Running {
 pub async fn run(desired: Arc<DesiredState>, samples: Samples) {
     let mut states = desired.subscribe();
     let permits = Arc::new(Semaphore::new(CONCURRENT_MAX));
-    let mut running = BTreeMap::<Checked, Running>::new();
+    let mut running = BTreeMap::<String, OfService>::new();
     loop {
         let state = states.borrow_and_update().clone();
-        let wanted = wanted(&state);
-        running.retain(|checked, task| wanted.get(checked).is_some_and(|(check, _)| **check == task.check));
-        for (checked, (check, health)) in wanted {
-            running.entry(checked).or_insert_with_key(|(service, backend)| {
-                let checker = Checker {
+        running.retain(|name, _| state.services.contains_key(name));
+        for service in state.services.shared() {
+            let known = running.entry(service.name.clone()).or_insert_with(|| OfService::of(service.clone()));
+            if known.is_new || !Arc::ptr_eq(&known.service, service) {
+                known.follow(service, |backend, check| Checker {
                     desired: desired.clone(),
-                    service: service.clone(),
-                    backend: *backend,
+                    service: service.name.clone(),
+                    backend,
                     check: check.clone(),
                     permits: permits.clone(),
                     samples: samples.clone(),
-                };
-                Running { check: check.clone(), task: tokio::spawn(checker.run(health)).abort_handle() }
-            });
+                });
+            }
         }
         if states.changed().await.is_err() {
             return;
@@ -75,15 +71,29 @@ pub async fn run(desired: Arc<DesiredState>, samples: Samples) {
     }
 }
 
-fn wanted(state: &Desired) -> BTreeMap<Checked, (&HealthCheck, Health)> {
-    let mut wanted = BTreeMap::new();
-    for service in state.services.values() {
-        let Some(check) = &service.health_check else { continue };
+/// The checkers of a service, as it was when they were last looked at: one that is shared has not changed.
+struct OfService {
+    service: Arc<Service>,
+    is_new: bool,
+    running: BTreeMap<SocketAddr, Running>,
+}
+
+impl OfService {
+    fn of(service: Arc<Service>) -> Self {
+        Self { service, is_new: true, running: BTreeMap::new() }
+    }
+
+    fn follow(&mut self, service: &Arc<Service>, checker: impl Fn(SocketAddr, &HealthCheck) -> Checker) {
+        (self.service, self.is_new) = (service.clone(), false);
+        let Some(check) = &service.health_check else { return self.running.clear() };
+        self.running.retain(|at, task| service.backends.contains_key(at) && task.check == *check);
         for (at, backend) in &service.backends {
-            wanted.insert((service.name.clone(), *at), (check, backend.health));
+            self.running.entry(*at).or_insert_with(|| {
+                let task = tokio::spawn(checker(*at, check).run(backend.health));
+                Running { check: check.clone(), task: task.abort_handle() }
+            });
         }
     }
-    wanted
 }
 
 struct Checker {

@@ -241,7 +241,7 @@ impl Faults<'_> {
                         self.add(at, &format!("services[{index}].name"), "is the name of another service");
                     } else {
                         let changed = std::slice::from_ref(&service.name);
-                        let checked = check_together(&desired, changed)
+                        let checked = check_together(&Desired::default(), &desired, changed)
                             .and_then(|()| check_full_nat(&desired, changed, full_nat));
                         if let Err(refusal) = checked {
                             self.refusal(index, spec, refusal);

@@ -16,14 +16,17 @@ pub fn changed_services(before: &Desired, after: &Desired) -> Vec<String> {
     before.services.differences(&after.services).into_iter().map(str::to_owned).collect()
 }
 
-/// Checks the services named in `changed` against all others, and their number and that of the backends
-/// against the capacities of the maps.
-pub fn check_together(after: &Desired, changed: &[String]) -> Result<(), Refusal> {
+/// Checks the services named in `changed`, which differ from `before`, against all others, and their number and that of
+/// the backends against the capacities of the maps.
+pub fn check_together(before: &Desired, after: &Desired, changed: &[String]) -> Result<(), Refusal> {
     for service in changed.iter().filter_map(|name| after.services.get(name)) {
         addresses::are_free(after, service)?;
         addresses::agree_on_fragments(after, service)?;
     }
     capacities(after)?;
+    if !backends::are_claimed(before, after, changed) {
+        return Ok(());
+    }
     let errors = backends::errors(after, changed);
     if errors.is_empty() { Ok(()) } else { Err(Refusal::Backends(errors)) }
 }

@@ -14,9 +14,13 @@ pub fn errors(after: &Desired, changed: &[String]) -> Vec<BackendError> {
     let mut senders = Senders::default();
     let mut errors = Vec::new();
     // Unchanged services first: where two claim a backend, the changed one is told.
-    let (new, old): (Vec<_>, Vec<_>) =
-        after.services.values().partition(|service| changed.contains(service.name.as_str()));
     let is_new = |name: &str| changed.contains(name);
+    let claims = Claims::of(after.services.values().filter(|service| is_new(&service.name)));
+    let (new, old): (Vec<_>, Vec<_>) = after
+        .services
+        .values()
+        .filter(|service| is_new(&service.name) || claims.concern(service))
+        .partition(|service| is_new(&service.name));
     for service in old.into_iter().chain(new) {
         for at in service.backends.keys() {
             let owner = match service.mode {
@@ -45,6 +49,44 @@ pub fn errors(after: &Desired, changed: &[String]) -> Vec<BackendError> {
         }
     }
     errors
+}
+
+/// Whether changed services have a backend, or an address, that they had not before.
+pub fn are_claimed(before: &Desired, after: &Desired, changed: &[String]) -> bool {
+    changed.iter().filter_map(|name| after.services.get(name)).any(|service| {
+        let Some(old) = before.services.get(&service.name) else { return true };
+        let entrance = |of: &Service| (of.mode, of.protocol, of.address, of.ports);
+        entrance(old) != entrance(service) || service.backends.keys().any(|at| !old.backends.contains_key(at))
+    })
+}
+
+/// What changed services claim, so that others are looked at only where that concerns them.
+struct Claims {
+    /// Of their backends.
+    hosts: HashSet<IpAddr>,
+    /// Their own.
+    addresses: HashSet<Network>,
+    bits: BTreeSet<u8>,
+}
+
+impl Claims {
+    fn of<'a>(services: impl Iterator<Item = &'a Service> + Clone) -> Self {
+        let hosts = services.clone().flat_map(|service| service.backends.keys()).map(|at| at.ip()).collect();
+        let addresses: HashSet<Network> = services.map(|service| service.address).collect();
+        let bits = addresses.iter().map(|network| network.bits).collect();
+        Self { hosts, addresses, bits }
+    }
+
+    fn concern(&self, service: &Service) -> bool {
+        service.backends.keys().any(|at| {
+            let address = at.ip();
+            let within = |bits: &u8| {
+                *bits <= Network::bits_max(address)
+                    && self.addresses.contains(&Network { address, bits: *bits }.trimmed())
+            };
+            self.hosts.contains(&address) || self.bits.iter().any(within)
+        })
+    }
 }
 
 /// Services by their addresses.

@@ -19,7 +19,7 @@ fn said(services: &[Value]) -> String {
         let name = service.name.clone();
         desired.services.insert(name.clone(), service);
         assert!(outcome.is_ok(), "{outcome:?}");
-        outcome = check_together(&desired, &[name]);
+        outcome = check_together(&Desired::default(), &desired, &[name]);
     }
     outcome.err().map_or_else(String::new, |refusal| refusal.in_words())
 }
