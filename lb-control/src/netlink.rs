@@ -138,12 +138,17 @@ impl Netlink {
 
     /// The XDP program on an interface, read anew: attaching one raises no event.
     pub async fn xdp(&self, ifindex: u32) -> Result<Option<AttachedXdp>, Error> {
+        Ok(self.link(ifindex).await?.and_then(|link| link.xdp))
+    }
+
+    /// An interface, read anew: what was changed a moment ago is not in the snapshot yet.
+    pub async fn link(&self, ifindex: u32) -> Result<Option<Link>, Error> {
         let mut links = self.handle().link().get().match_index(ifindex).execute().boxed();
         let mut read = Snapshot::default();
         while let Some(link) = within(links.try_next()).await? {
             read.apply(&RouteNetlinkMessage::NewLink(link));
         }
-        Ok(read.links.get(&ifindex).and_then(|link| link.xdp))
+        Ok(read.links.remove(&ifindex))
     }
 
     fn handle(&self) -> Handle {

@@ -25,7 +25,7 @@ impl Marks {
 
     /// Has an interface take every multicast frame. Returns whether that was news.
     pub async fn listen(&self, netlink: &Netlink, ifindex: u32) -> Result<bool> {
-        let set = netlink.snapshot().links.get(&ifindex).is_some_and(|link| link.all_multicast);
+        let set = netlink.link(ifindex).await?.is_some_and(|link| link.all_multicast);
         if set {
             return Ok(false);
         }
