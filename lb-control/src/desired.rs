@@ -185,11 +185,11 @@ impl DesiredState {
         orders.check(condition, before.generation)?;
         let mut after = (*before).clone();
         let answer = edit(&mut after)?;
-        if after.services == before.services {
-            return Ok(Admitted { answer, before, after, changed: Vec::new() });
+        let changed = model::changed_services(&before, &after);
+        if changed.is_empty() {
+            return Ok(Admitted { answer, before, after, changed });
         }
         after.generation = before.generation + 1;
-        let changed = model::changed_services(&before, &after);
         model::note_arrivals(&before, &mut after, &changed, now_unix());
         model::check_together(&before, &after, &changed)?;
         model::check_full_nat(&after, &changed, self.full_nat.get().map_or(&[], Vec::as_slice))?;
