@@ -19,7 +19,7 @@ use crate::{
     },
     packet::Packet,
     parse::{Family, Ip, Part, Transport, ipv6, transport::UDP},
-    pipeline::{Stage, Verdict, hash_of, selection_tuple},
+    pipeline::{Stage, Verdict, hash_of},
     select::{Choice, select},
     service::{Owner, owner},
     tables::{Tables, Tally},
@@ -199,7 +199,7 @@ fn by_policy<'t, T: Tables>(tables: &'t T, ip: &Ip) -> Result<&'t Service, Reaso
 fn choose<T: Tables>(tables: &T, transport: &Transport, service: &Service) -> Result<Found, Verdict> {
     let stay = Verdict::stay;
     let settings = tables.settings().ok_or(stay(Reason::TableInconsistent))?;
-    let tuple = selection_tuple(service, &transport.tuple);
+    let tuple = service.flow_key(&transport.tuple);
     let hash = hash_of(tables, service, settings, &transport.tuple, &tuple);
     let slot = tables.slot(service.slot_index(hash)).ok_or(stay(Reason::TableInconsistent))?;
     // Without a look for QUIC, which is never fragmented (RFC 9000, 14).

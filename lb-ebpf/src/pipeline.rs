@@ -262,7 +262,7 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     service: &Service,
 ) -> Verdict {
     let Some(settings) = tables.settings() else { return Verdict::stay(Reason::TableInconsistent) };
-    let tuple = selection_tuple(service, &transport.tuple);
+    let tuple = service.flow_key(&transport.tuple);
     let hash = hash_of(tables, service, settings, &transport.tuple, &tuple);
     let Some(slot) = tables.slot(service.slot_index(hash)) else {
         return Verdict::stay(Reason::TableInconsistent);
@@ -291,13 +291,7 @@ fn to_backend<P: Packet + ?Sized, T: Tables, const UNCOMMON: bool>(
     forward::to_backend(packet, tables, transport, service, choice, hash)
 }
 
-/// The tuple that a flow is remembered under.
-#[inline(always)]
-pub fn selection_tuple(service: &Service, tuple: &FlowKey) -> FlowKey {
-    service.flow_key(tuple)
-}
-
-/// The hash that a service chooses by; `key` is the [`selection_tuple`] of `tuple`.
+/// The hash that a service chooses by; `key` is the [`Service::flow_key`] of `tuple`.
 #[inline(always)]
 pub fn hash_of<T: Tables>(
     tables: &T,

@@ -29,7 +29,7 @@ use crate::{
     fragment, mss,
     packet::Packet,
     parse::{Event, Transport},
-    pipeline::{Stage, Verdict, hash_of, selection_tuple},
+    pipeline::{Stage, Verdict, hash_of},
     quic,
     select::Choice,
     service::service_of,
@@ -272,7 +272,7 @@ fn owner_of_new<P: Packet + ?Sized, T: Tables>(
         return Choice::from_word(tables.handed_over());
     }
     let tuple = &transport.tuple;
-    let hash = hash_of(tables, service, settings, tuple, &selection_tuple(service, tuple));
+    let hash = hash_of(tables, service, settings, tuple, &service.flow_key(tuple));
     match tables.slot(service.slot_index(hash)) {
         Some(slot) => Choice { backend: slot.current(), ..Choice::default() },
         None => Choice { backend: BackendId(u32::MAX), ..Choice::default() },

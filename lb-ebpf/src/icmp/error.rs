@@ -195,7 +195,7 @@ fn to_owner<T: Tables>(
         None => Mode::FullNat,
     };
     let full_nat = matches!(onward.mode, Mode::FullNat);
-    // As in `selection_tuple`, but in its place: two tuples are too much for the stack.
+    // As in `Service::flow_key`, but in its place: two tuples are too much for the stack.
     if !full_nat && service.is_some_and(Service::by_address) {
         (tuple.client_port, tuple.vip_port) = (Port::from_word(0), Port::from_word(0));
     }
