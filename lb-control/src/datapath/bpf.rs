@@ -28,12 +28,15 @@ use aya::{
 use aya_log::EbpfLogger;
 use lb_common::{Backend, Features, HashKeys, Load, Settings, limits::maps};
 
-pub use self::attach::{AttachedMode, WantedMode};
 use self::{
     attach::is_errno,
     pins::{Existing, Pins},
     program::Loading,
     words::Words,
+};
+pub use self::{
+    attach::{AttachedMode, WantedMode},
+    program::NEXT,
 };
 use super::Capacity;
 

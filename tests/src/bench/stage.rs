@@ -15,8 +15,8 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
-    BackendState, Features, FragmentPolicy, Interface, Mac, NextHop, Port, Protocol, ServiceKey, Settings,
-    Slot, SlotState, limits::maps,
+    BackendState, Features, FragmentPolicy, Interface, Mac, NextHop, Port, Protocol, ServiceKey, Slot,
+    SlotState, limits::maps,
 };
 use lb_control::{
     datapath::{
@@ -30,6 +30,7 @@ use lb_control::{
 
 use super::{
     offer::Offer,
+    program_settings,
     recipe::{FRAME_LEN, Recipe},
     row::{self, Family, Floor, Row, Scenario},
 };
@@ -38,17 +39,6 @@ use crate::netns::{Namespace, cable};
 const BACKENDS: u8 = 100;
 /// The interface that packets come in by and go out of again.
 const INTERFACE: &str = "lb0";
-/// The shipped programs after the first, by `Stage`.
-const NEXT: [&str; 8] = [
-    "portcullis_uncommon",
-    "portcullis_control",
-    "portcullis_full_nat",
-    "portcullis_full_nat_open",
-    "portcullis_fragment",
-    "portcullis_track",
-    "portcullis_open",
-    "portcullis_reset",
-];
 const PROGRAMS: [&str; 8] =
     ["wrapper", "empty", "grow", "parse_only", "parse_and_service", "parse_and_flow", "fill_plain", "forget"];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -327,7 +317,7 @@ fn load_shipped(load_balancer: &[u8], features: Features, pins: &Path) -> Result
     }
     let mut object = loader.load(load_balancer).context("loading over the pinned maps")?;
     let mut next = Vec::new();
-    for name in NEXT {
+    for name in lb_control::datapath::bpf::NEXT {
         let program = xdp_mut(&mut object, name)?;
         program.load().with_context(|| format!("loading {name}"))?;
         next.push(program.fd()?.try_clone()?);
@@ -418,18 +408,7 @@ fn target(ifindex: u32) -> Target {
         services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![(0, interface)],
         locals: vec![own("10.9.0.1"), own("2001:db8:9::1")],
-        program: Settings {
-            tunnel_ipv4: own("172.16.0.0"),
-            tunnel_ipv6: own("100::"),
-            tunnel_ipv4_hosts: 0xffffu32.to_be(),
-            tunnel_ipv6_hosts: u32::MAX,
-            gue_port: Port::new(6_080),
-            pool_first_port: 1_024,
-            pool_ports: 64_512,
-            pool_ipv4: 1,
-            pool_ipv6: 1,
-            ..Settings::default()
-        },
+        program: program_settings(),
         pool: vec![own("10.9.0.200"), own("2001:db8:9::200")],
     }
 }

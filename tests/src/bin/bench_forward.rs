@@ -6,13 +6,16 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use tests::{
     bench::{
+        exit,
         forward::{
             Row, System,
             report::{self, Measured},
             stage::Stage,
             world,
         },
+        measuring_object,
         row::Family,
+        write_rows,
     },
     requires::{DIRECTORY_PREFIX, is_installed, prepare},
 };
@@ -38,13 +41,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -52,10 +49,7 @@ fn run(args: &Args) -> Result<()> {
     for tool in ["nft", "conntrack"] {
         ensure!(is_installed(tool), "`{tool}` is not installed: apt-get install nftables conntrack");
     }
-    let object = std::env::var_os("PORTCULLIS_BENCH_OBJECT").context(
-        "PORTCULLIS_BENCH_OBJECT names no object with the measuring programs: run\n  cargo xtask bench forward",
-    )?;
-    let measuring = fs::read(&object).with_context(|| object.display().to_string())?;
+    let measuring = measuring_object("forward")?;
     let load_balancer = fs::read(env!("PORTCULLIS_BPF_OBJECT")).context(env!("PORTCULLIS_BPF_OBJECT"))?;
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{DIRECTORY_PREFIX}{}-forward", std::process::id()));
     let has_ipvs = world::has_ipvs();
@@ -84,10 +78,7 @@ fn show(args: &Args, measured: &[Measured]) -> Result<()> {
     for line in report::bars(measured) {
         println!("{line}");
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report::json(measured))?;
-        fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
-    }
+    write_rows(args.json.as_ref(), || report::json(measured))?;
     if let Some(folder) = &args.charts {
         for family in [Family::V4, Family::V6] {
             let path = folder.join(format!("forward-{}.svg", family.name()));

@@ -1,10 +1,13 @@
 //! Measures what a request costs; `cargo xtask bench gateway` builds what it needs and runs it.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
-use tests::bench_gateway::{report, row::Row, stage::Stage};
+use tests::{
+    bench::{exit, write_rows},
+    bench_gateway::{report, row::Row, stage::Stage},
+};
 
 /// Measure what a request costs at the gateway, at nginx and at HAProxy.
 #[derive(Parser)]
@@ -30,13 +33,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -68,9 +65,6 @@ fn run(args: &Args) -> Result<()> {
     for line in report::bars(&rounds).into_iter().chain(report::warnings(&rounds)) {
         println!("{line}");
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report::json(&rounds))?;
-        fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
-    }
+    write_rows(args.json.as_ref(), || report::json(&rounds))?;
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! Measures how the controller bears many services; `cargo xtask bench scale` builds what it needs and runs it.
 
 use std::{
-    fs,
     net::UdpSocket,
     path::PathBuf,
     process::ExitCode,
@@ -11,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use tests::{
+    bench::{exit, write_rows},
     bench_scale::{
         probe::{Load, Orders, Probe, Receiver},
         row::Row,
@@ -55,13 +55,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -104,11 +98,7 @@ fn run(args: &Args) -> Result<()> {
     for line in exported(&world)? {
         println!("{line}");
     }
-    if let Some(path) = &args.json {
-        let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        let text = serde_json::to_string_pretty(&rows)?;
-        fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
-    }
+    write_rows(args.json.as_ref(), || rows.iter().map(Row::json).collect())?;
     Ok(())
 }
 

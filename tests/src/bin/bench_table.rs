@@ -8,8 +8,9 @@ use lb_common::Features;
 use lb_control::datapath::bpf::{BpfDatapath, BpfOptions};
 use tests::{
     bench::{
-        pin_to_cpu,
+        exit, pin_to_cpu,
         table::{self, Row},
+        write_rows,
     },
     requires::{DIRECTORY_PREFIX, prepare},
 };
@@ -26,13 +27,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -43,10 +38,7 @@ fn run(args: &Args) -> Result<()> {
     BpfDatapath::unload(&pin_dir)?;
     let measured = measured?;
     println!("{}", table::table(&measured)?);
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&table::json(&measured))?;
-        fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
-    }
+    write_rows(args.json.as_ref(), || table::json(&measured))?;
     Ok(())
 }
 

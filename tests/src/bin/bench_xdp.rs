@@ -7,10 +7,12 @@ use clap::Parser;
 use lb_common::{Mode, Reason};
 use tests::{
     bench::{
+        exit, measuring_object,
         offer::Offer,
         pin_to_cpu, report,
         row::{Family, Floor, Row, Scenario},
         stage::{Routes, Stage},
+        write_rows,
     },
     requires::{DIRECTORY_PREFIX, prepare},
 };
@@ -34,21 +36,12 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
     prepare()?;
-    let object = std::env::var_os("PORTCULLIS_BENCH_OBJECT").context(
-        "PORTCULLIS_BENCH_OBJECT names no object with the measuring programs: run\n  cargo xtask bench xdp",
-    )?;
-    let measuring = fs::read(&object).with_context(|| object.display().to_string())?;
+    let measuring = measuring_object("xdp")?;
     let load_balancer = fs::read(env!("PORTCULLIS_BPF_OBJECT")).context(env!("PORTCULLIS_BPF_OBJECT"))?;
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{DIRECTORY_PREFIX}{}-bench", std::process::id()));
 
@@ -65,10 +58,7 @@ fn run(args: &Args) -> Result<()> {
     for line in report::bars(&measured).into_iter().chain(at_once) {
         println!("{line}");
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report::json(&measured))?;
-        fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
-    }
+    write_rows(args.json.as_ref(), || report::json(&measured))?;
     Ok(())
 }
 

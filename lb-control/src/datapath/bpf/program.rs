@@ -16,7 +16,7 @@ use super::{attach, pins::Pins};
 /// The first program's name in the object.
 pub const FIRST: &str = "portcullis";
 /// The others', by their index in `PROGRAMS`.
-const NEXT: [&str; limits::PROGRAMS as usize] = [
+pub const NEXT: [&str; limits::PROGRAMS as usize] = [
     "portcullis_uncommon",
     "portcullis_control",
     "portcullis_full_nat",

@@ -19,7 +19,7 @@ use aya::{
 };
 use lb_common::{
     BackendState, Features, FragmentPolicy, Interface, Mac, NextHop, Port, Protocol, Reason, ServiceKey,
-    Settings, limits::maps,
+    limits::maps,
 };
 use lb_control::{
     datapath::bpf::{BpfDatapath, BpfOptions},
@@ -33,7 +33,7 @@ use super::{
     world::{self, CLIENT, IN, OUT, SINK, World},
 };
 use crate::bench::{
-    pin_to_cpu,
+    pin_to_cpu, program_settings,
     recipe::{FRAME_LEN, Recipe},
     row::{Family, IN_TURN, SHUFFLED},
     stage::{xdp, xdp_mut},
@@ -396,18 +396,7 @@ fn target(outside: u32) -> Target {
         services: services.into_iter().map(Into::into).collect(),
         interfaces: vec![(0, interface)],
         locals: vec![own("10.8.0.1"), own("2001:db8:8::1")],
-        program: Settings {
-            tunnel_ipv4: own("172.16.0.0"),
-            tunnel_ipv6: own("100::"),
-            tunnel_ipv4_hosts: 0xffffu32.to_be(),
-            tunnel_ipv6_hosts: u32::MAX,
-            gue_port: Port::new(6_080),
-            pool_first_port: 1_024,
-            pool_ports: 64_512,
-            pool_ipv4: 1,
-            pool_ipv6: 1,
-            ..Settings::default()
-        },
+        program: program_settings(),
         pool: vec![own("10.8.0.200"), own("2001:db8:8::200")],
     }
 }
