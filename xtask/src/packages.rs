@@ -58,9 +58,15 @@ pub fn known(package: &str) -> bool {
 /// Installs what is missing of the packages; where that needs rights we lack, says what to run.
 pub fn install(purpose: &str, packages: &[&str]) -> Result<()> {
     let missing = missing(packages);
-    if missing.is_empty() {
-        return Ok(());
-    }
+    if missing.is_empty() { Ok(()) } else { run_install(purpose, &missing) }
+}
+
+/// The same, replacing what is there by the newest that the lists know.
+pub fn install_newest(purpose: &str, packages: &[&str]) -> Result<()> {
+    run_install(purpose, &packages.iter().map(|package| (*package).to_owned()).collect::<Vec<_>>())
+}
+
+fn run_install(purpose: &str, missing: &[String]) -> Result<()> {
     let elevation = Elevation::of_this_process();
     if elevation == Elevation::None {
         bail!(
@@ -70,7 +76,7 @@ pub fn install(purpose: &str, packages: &[&str]) -> Result<()> {
         );
     }
     let mut command = elevation.command("sh");
-    command.args(["-c", INSTALL, "setup"]).args(&missing);
+    command.args(["-c", INSTALL, "setup"]).args(missing);
     step::quiet(&format!("{purpose}: install {}", missing.join(" ")), "packages", &mut command).map_err(
         |error| {
             error.context(format!(

@@ -167,11 +167,10 @@ fn ensure_toolchain() -> Result<Toolchain> {
     };
     println!("no BPF-capable Rust toolchain yet ({why})");
     if packages::available() {
-        if !packages::known(TOOLCHAIN_PACKAGES[0]) {
-            packages::refresh();
-        }
+        // Old lists know an old compiler, whose LLVM no bpf-linker can be built with.
+        packages::refresh();
         if packages::known(TOOLCHAIN_PACKAGES[0]) {
-            packages::install("BPF toolchain", &TOOLCHAIN_PACKAGES)?;
+            packages::install_newest("BPF toolchain", &TOOLCHAIN_PACKAGES)?;
             return toolchain::find().map_err(|why| anyhow!("{why}"));
         }
     }
@@ -194,7 +193,7 @@ fn ensure_linker(toolchain: &Toolchain) -> Result<()> {
     if linker_for(Some(toolchain)).is_ok() {
         return Ok(());
     }
-    let llvm = llvm_of(toolchain)?;
+    let llvm = toolchain::llvm_of(&toolchain.rustc).map_err(|why| anyhow!("{why}"))?;
     let prefix = install_llvm(llvm)?;
     let tools = workspace::tools();
     let mut install = workspace::cargo();
@@ -261,7 +260,7 @@ fn linker_for(toolchain: Option<&Toolchain>) -> Result<PathBuf, String> {
     if !host::succeeds(Command::new(&linker).arg("--version")) {
         return Err(format!("{} does not run", linker.display()));
     }
-    let needed = toolchain.map(llvm_of).transpose().map_err(|error| error.to_string())?;
+    let needed = toolchain.map(|toolchain| toolchain::llvm_of(&toolchain.rustc)).transpose()?;
     match (needed, built_with(&linker)) {
         (Some(needed), Some(has)) if has < needed => {
             Err(format!("{} has LLVM {has}, the compiler has LLVM {needed}", linker.display()))
@@ -284,18 +283,6 @@ fn built_with(linker: &Path) -> Option<u32> {
         .as_array()?
         .iter()
         .find_map(|feature| feature.as_str()?.strip_prefix("llvm-")?.parse().ok())
-}
-
-/// The major version of the compiler's LLVM; the linker must have the same or a newer one.
-fn llvm_of(toolchain: &Toolchain) -> Result<u32> {
-    let output = Command::new(&toolchain.rustc)
-        .arg("-vV")
-        .output()
-        .with_context(|| format!("cannot run {}", toolchain.rustc.display()))?;
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
-        .with_context(|| format!("{} does not say which LLVM it has", toolchain.rustc.display()))
 }
 
 /// Installs packages on Debian; elsewhere the programs must be there already.

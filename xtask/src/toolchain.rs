@@ -10,6 +10,9 @@ use std::process::Command;
 /// Names a toolchain to use instead of searching: a rustup toolchain, or a folder that has `bin/cargo`.
 pub const TOOLCHAIN_ENV: &str = "LB_EBPF_TOOLCHAIN";
 
+/// The oldest LLVM that bpf-linker can be built with; a compiler must not have an older one than its linker.
+const LLVM_MIN: u32 = 21;
+
 /// Debian's toolchain lives here (packages rustc-web, cargo-web and rust-web-src).
 const DEBIAN_SYSROOT: &str = "/usr";
 
@@ -77,7 +80,19 @@ fn probe(sysroot: &Path, origin: String) -> Result<Toolchain, String> {
     if !sources.is_file() {
         return Err(format!("{origin}: no sources of core, {} is missing", sources.display()));
     }
+    let llvm = llvm_of(&rustc)?;
+    if llvm < LLVM_MIN {
+        return Err(format!("{origin}: {} has LLVM {llvm}, bpf-linker needs {LLVM_MIN}", rustc.display()));
+    }
     Ok(Toolchain { cargo, rustc, origin })
+}
+
+/// The major version of a compiler's LLVM.
+pub fn llvm_of(rustc: &Path) -> Result<u32, String> {
+    run(Command::new(rustc).arg("-vV"))?
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
+        .ok_or_else(|| format!("{} does not say which LLVM it has", rustc.display()))
 }
 
 fn rustup_sysroot(name: &str) -> Result<PathBuf, String> {
