@@ -5,7 +5,7 @@ use http::HeaderValue;
 use crate::{
     authenticate::{Authenticated, Identity, ways::REALM},
     compile::routes::Scene,
-    config::{Spanned, document::ScopesDocument},
+    config::{Spanned, route::ScopesDocument},
     error::Refusal,
     route::Routed,
 };

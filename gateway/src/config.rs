@@ -2,7 +2,9 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`document`] | the file as it is written: listeners, limits, times, upstreams, routes |
+//! | [`document`] | the file as it is written: listeners, limits, times |
+//! | [`upstream`] | services and their instances |
+//! | [`route`] | what is served at a path |
 //! | [`credentials`] | API keys and issuers of tokens |
 //! | [`rates`] | rate limits |
 //! | [`compose`] | steps of a composed answer |
@@ -16,7 +18,9 @@ pub mod credentials;
 pub mod document;
 pub mod finding;
 pub mod rates;
+pub mod route;
 pub mod units;
+pub mod upstream;
 
 pub use document::Document;
 pub use finding::{Finding, Findings, Severity};

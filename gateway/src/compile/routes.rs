@@ -14,7 +14,7 @@ use crate::{
     compose::Composition,
     config::{
         Document, Findings, Spanned,
-        document::{HeadersDocument, RequestDocument, ResponseDocument, RouteDocument},
+        route::{HeadersDocument, RequestDocument, ResponseDocument, RouteDocument},
     },
     in_flight::InFlight,
     json::{Reshape, ReshapeDocument},

@@ -8,7 +8,7 @@ use super::Context;
 use crate::{
     config::{
         Document, Findings,
-        document::{HealthDocument, UpstreamDocument},
+        upstream::{HealthDocument, UpstreamDocument},
     },
     upstream::{Ejection, Endpoint, HealthSettings, PoolSettings, Upstream, balance::Balance},
 };

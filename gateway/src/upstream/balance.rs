@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use super::endpoint::{Endpoint, Health};
-use crate::{clock::now_ns, config::document::BalanceDocument};
+use crate::{clock::now_ns, config::upstream::BalanceDocument};
 
 /// The rule, and where it stands.
 #[derive(Debug)]

@@ -1,0 +1,107 @@
+//! Routes as they are written: what they match, what they ask for, what they change, who answers. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{
+    compose::ComposeDocument,
+    units::{Duration, Size},
+};
+use crate::json::ReshapeDocument;
+
+/// What is served at a path.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteDocument {
+    /// Its name in logs, metrics and limits. Unique.
+    pub name: Spanned<String>,
+    /// The host, without a port: `api.example`, or `*.example` for one label more. By default any.
+    #[serde(default)]
+    pub host: Option<Spanned<String>>,
+    /// The path, with parameters: `/accounts/{id}`, `/files/{*rest}`.
+    pub path: Spanned<String>,
+    /// The methods; by default any.
+    #[serde(default)]
+    pub methods: Option<Spanned<Vec<String>>>,
+    /// Ways in, tried in this order: `api-key`, `jwt:ISSUER`, `anonymous`.
+    pub authenticate: Spanned<Vec<String>>,
+    /// What the caller must be allowed.
+    #[serde(default)]
+    pub scopes: ScopesDocument,
+    /// Rate limits by name; each must admit the request.
+    #[serde(default)]
+    pub rates: Vec<Spanned<String>>,
+    /// Requests on this route that are served at the same time.
+    #[serde(default)]
+    pub in_flight: Option<u32>,
+    /// Instead of `limits.body_bytes`.
+    #[serde(default)]
+    pub body_bytes: Option<Size>,
+    /// Instead of `timeouts.request`.
+    #[serde(default)]
+    pub timeout: Option<Spanned<Duration>>,
+    /// Send the caller's key or token on to the upstream.
+    #[serde(default)]
+    pub forward_credentials: bool,
+    /// What is changed on the way to the upstream.
+    #[serde(default)]
+    pub request: RequestDocument,
+    /// What is changed on the way back.
+    #[serde(default)]
+    pub response: ResponseDocument,
+    /// The service that answers; or
+    #[serde(default)]
+    pub upstream: Option<Spanned<String>>,
+    /// several whose answers are merged.
+    #[serde(default)]
+    pub compose: Option<Spanned<ComposeDocument>>,
+}
+
+/// What a caller must be allowed: every one of `all`, and at least one of `any` if there are some.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScopesDocument {
+    /// Every one of these.
+    pub all: Vec<Spanned<String>>,
+    /// At least one of these.
+    pub any: Vec<Spanned<String>>,
+}
+
+/// What is changed on the way to the upstream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RequestDocument {
+    /// Another path, with the route's parameters: `/v1/accounts/{id}`. The query stays.
+    pub path: Option<Spanned<String>>,
+    /// Headers.
+    pub headers: HeadersDocument,
+    /// The JSON body.
+    pub json: Option<Spanned<ReshapeDocument>>,
+}
+
+/// What is changed on the way back.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResponseDocument {
+    /// Headers.
+    pub headers: HeadersDocument,
+    /// The JSON body.
+    pub json: Option<Spanned<ReshapeDocument>>,
+    /// The largest body that is reshaped.
+    pub json_bytes: Option<Size>,
+}
+
+/// Changes of headers, done in this order. Values may name route parameters, and for requests the caller:
+/// `{id}`, `{consumer}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadersDocument {
+    /// Taken away.
+    pub remove: Vec<Spanned<String>>,
+    /// Put in the place of what is there.
+    pub set: BTreeMap<String, Spanned<String>>,
+    /// Added beside what is there.
+    pub add: BTreeMap<String, Spanned<String>>,
+}

@@ -1,0 +1,120 @@
+//! Services as they are written: where their instances are, which one is taken, how connections are kept. Pure.
+
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::units::Duration;
+
+/// A service: endpoints that answer alike.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamDocument {
+    /// Where its instances listen, HTTP/1.1.
+    pub endpoints: Spanned<Vec<SocketAddr>>,
+    /// Which instance a request goes to.
+    #[serde(default)]
+    pub balance: BalanceDocument,
+    /// `Host` that is sent; by default the client's.
+    #[serde(default)]
+    pub host: Option<Spanned<String>>,
+    /// Asking each instance whether it is well; not done by default.
+    #[serde(default)]
+    pub health: Option<HealthDocument>,
+    /// Leaving out an instance that fails.
+    #[serde(default)]
+    pub ejection: EjectionDocument,
+    /// Connections that are kept.
+    #[serde(default)]
+    pub pool: PoolDocument,
+    /// Until a connection stands.
+    #[serde(default = "connect")]
+    pub connect_timeout: Duration,
+}
+
+/// Which instance a request goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BalanceDocument {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The one with fewer requests in flight, of two taken at random.
+    LeastRequest,
+}
+
+/// Asking each instance whether it is well: `GET path`, 2xx is well.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthDocument {
+    /// Path and query.
+    pub path: Spanned<String>,
+    /// From one question to the next.
+    #[serde(default = "interval")]
+    pub interval: Duration,
+    /// Until the answer's headers.
+    #[serde(default = "check_timeout")]
+    pub timeout: Duration,
+    /// Good answers in a row until an instance is well again.
+    #[serde(default = "rise")]
+    pub rise: u32,
+    /// Bad answers in a row until it is not.
+    #[serde(default = "fall")]
+    pub fall: u32,
+}
+
+/// Leaving out an instance that fails: no connection, a broken one, no answer in time, 502, 503 or 504.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EjectionDocument {
+    /// Failures in a row until it is left out; 0: never.
+    pub failures: u32,
+    /// For how long at first; each time longer, up to ten times.
+    pub duration: Duration,
+}
+
+impl Default for EjectionDocument {
+    fn default() -> Self {
+        Self { failures: 5, duration: Duration::s(5) }
+    }
+}
+
+/// Connections to an instance that are kept for the next request, by each worker.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolDocument {
+    /// Idle connections to one instance.
+    pub idle_max: u16,
+    /// Without a request.
+    pub idle_timeout: Duration,
+    /// A connection's age after which it serves no further request. Where the endpoint is a virtual address,
+    /// only new connections follow the balancer's weights and drains.
+    pub max_age: Duration,
+}
+
+impl Default for PoolDocument {
+    fn default() -> Self {
+        Self { idle_max: 128, idle_timeout: Duration::s(30), max_age: Duration::s(60) }
+    }
+}
+
+fn connect() -> Duration {
+    Duration::s(2)
+}
+
+fn interval() -> Duration {
+    Duration::s(2)
+}
+
+fn check_timeout() -> Duration {
+    Duration::s(1)
+}
+
+fn rise() -> u32 {
+    2
+}
+
+fn fall() -> u32 {
+    3
+}
