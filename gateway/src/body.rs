@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use crate::{
     record::Closing,
+    upgrade::Switched,
     upstream::{AnswerBody, answer::BrokeOff},
 };
 
@@ -35,6 +36,7 @@ enum Kind {
     Empty,
     Full(Option<Bytes>),
     Upstream(AnswerBody),
+    Switched(Box<Switched>),
 }
 
 impl Body {
@@ -51,6 +53,22 @@ impl Body {
     /// A service's.
     pub fn upstream(body: AnswerBody) -> Self {
         Self { kind: Kind::Upstream(body), closing: None }
+    }
+
+    /// None: another protocol follows.
+    pub fn switched(switched: Box<Switched>) -> Self {
+        Self { kind: Kind::Switched(switched), closing: None }
+    }
+
+    /// What follows, with the record that its end closes; an answer without a body is left.
+    pub fn take_switched(&mut self) -> Option<(Box<Switched>, Option<Closing>)> {
+        match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Switched(switched) => Some((switched, self.closing.take())),
+            kind => {
+                self.kind = kind;
+                None
+            }
+        }
     }
 
     /// The same, closing a record when it is over.
@@ -99,7 +117,7 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let this = self.get_mut();
         let frame = match &mut this.kind {
-            Kind::Empty => Poll::Ready(None),
+            Kind::Empty | Kind::Switched(_) => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Upstream(body) => Pin::new(body).poll_frame(context),
         };
@@ -117,7 +135,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Empty => true,
+            Kind::Empty | Kind::Switched(_) => true,
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Upstream(body) => body.is_end_stream(),
         }
@@ -125,7 +143,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Empty | Kind::Full(None) => SizeHint::with_exact(0),
+            Kind::Empty | Kind::Switched(_) | Kind::Full(None) => SizeHint::with_exact(0),
             Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Upstream(body) => body.size_hint(),
         }

@@ -46,7 +46,17 @@ pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, F
     let upstreams = upstreams::compile(document, context, &mut findings);
     let limiters = limit::compile(document, context, &mut findings);
     let credentials = Arc::new(Credentials::compile(document, context, &mut findings));
-    let parts = routes::Parts { upstreams: &upstreams, limiters: &limiters, credentials: &credentials };
+    let tunnels_max = document.limits.tunnels;
+    let tunnels = match context.previous {
+        Some(previous) => previous.tunnels.clone(),
+        None => Arc::new(InFlight::new(tunnels_max)),
+    };
+    let parts = routes::Parts {
+        upstreams: &upstreams,
+        limiters: &limiters,
+        credentials: &credentials,
+        tunnels: &tunnels,
+    };
     let routes = routes::compile(document, context, &parts, &mut findings);
     if !findings.usable() {
         return Err(findings);
@@ -57,8 +67,18 @@ pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, F
     };
     let generation = context.previous.map_or(1, |previous| previous.generation + 1);
     let in_flight_max = document.limits.in_flight;
-    let snapshot =
-        Snapshot { generation, settings, routes, credentials, upstreams, limiters, in_flight, in_flight_max };
+    let snapshot = Snapshot {
+        generation,
+        settings,
+        routes,
+        credentials,
+        upstreams,
+        limiters,
+        in_flight,
+        in_flight_max,
+        tunnels,
+        tunnels_max,
+    };
     Ok((snapshot, findings))
 }
 
@@ -84,7 +104,9 @@ fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) 
     if !(1 << 10..=1 << 20).contains(&limits.header_bytes.0) {
         findings.general_error("limits.header_bytes", "from 1KiB to 1MiB");
     }
-    for (name, value) in [("connections", limits.connections), ("in_flight", limits.in_flight)] {
+    for (name, value) in
+        [("connections", limits.connections), ("in_flight", limits.in_flight), ("tunnels", limits.tunnels)]
+    {
         if value == 0 {
             findings.general_error(format!("limits.{name}"), "at least 1");
         }
@@ -94,6 +116,7 @@ fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) 
         ("keep_alive", times.keep_alive),
         ("request", times.request),
         ("stall", times.stall),
+        ("tunnel", times.tunnel),
     ] {
         if time.0.is_zero() {
             findings.general_error(format!("timeouts.{name}"), "longer than 0s");

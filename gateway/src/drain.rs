@@ -34,7 +34,7 @@ pub async fn drain(shared: &Arc<Shared>, hurry: impl Future<Output = ()>) -> Dra
         () = phases(shared) => false,
         () = hurry => true,
     };
-    let cut = shared.connections.count();
+    let cut = shared.open();
     match cut {
         0 => tracing::info!("stopped; no connection was cut"),
         _ => tracing::warn!(cut, hurried, "stopped; connections were cut"),
@@ -44,7 +44,7 @@ pub async fn drain(shared: &Arc<Shared>, hurry: impl Future<Output = ()>) -> Dra
 
 async fn phases(shared: &Arc<Shared>) {
     let times = shared.snapshot().settings.drain;
-    let open = || shared.connections.count();
+    let open = || shared.open();
     tracing::info!(connections = open(), "stopping: unready for {:?}", times.unready);
     shared.advance(Phase::Unready);
     sleep(times.unready).await;
@@ -65,7 +65,7 @@ async fn phases(shared: &Arc<Shared>) {
 async fn until_none(shared: &Shared) {
     let mut none_since = None;
     loop {
-        if shared.connections.count() > 0 {
+        if shared.open() > 0 {
             none_since = None;
         } else if none_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
             return;

@@ -61,6 +61,12 @@ pub enum Refusal {
     /// A rate limit is exceeded.
     #[error("rate limit {} is exceeded", .0.rule())]
     RateLimited(Box<Exceeded>),
+    /// It asks for another protocol in a way that nobody may answer.
+    #[error("{0}")]
+    Handshake(HandshakeError),
+    /// As many tunnels are open as the gateway may have.
+    #[error("the gateway has as many tunnels open as it may")]
+    TunnelsFull,
     /// The service did not answer as it should.
     #[error("{0}")]
     Upstream(#[from] UpstreamError),
@@ -95,6 +101,20 @@ pub enum PathError {
     /// `%` without two hexadecimal digits.
     #[error("the path has a broken percent-encoding")]
     Encoding,
+}
+
+/// What is wrong with a WebSocket's first request (RFC 6455, section 4.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HandshakeError {
+    /// Another method than GET.
+    #[error("a WebSocket begins with GET")]
+    Method,
+    /// Another version than 13.
+    #[error("Sec-WebSocket-Version is not 13")]
+    Version,
+    /// No key, more than one, or not 16 bytes in base64.
+    #[error("Sec-WebSocket-Key is not 16 bytes in base64")]
+    Key,
 }
 
 /// Why a service gave no answer.
@@ -161,6 +181,8 @@ impl Refusal {
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::Forbidden { .. } => "forbidden",
             Self::RateLimited(_) => "rate_limited",
+            Self::Handshake(_) => "handshake",
+            Self::TunnelsFull => "tunnels_full",
             Self::Upstream(error) => error.reason(),
             Self::Step { .. } => "step_failed",
             Self::Collision(_) => "collision",

@@ -14,6 +14,7 @@
 //! | [`transform`] | path, headers, JSON, there and back |
 //! | [`proxy`] | one service answers |
 //! | [`compose`] | several answer, merged |
+//! | [`upgrade`] | another protocol after the answer: WebSocket, tunnels |
 //! | [`upstream`] | services, instances, connections, health |
 //! | [`respond`] | refusals become statuses and problem documents, here alone |
 //! | [`config`], [`compile`], [`snapshot`] | the file, what is wrong with it, what requests read |
@@ -55,4 +56,5 @@ pub mod shared;
 pub mod small_writes;
 pub mod snapshot;
 pub mod transform;
+pub mod upgrade;
 pub mod upstream;

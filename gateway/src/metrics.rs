@@ -10,6 +10,8 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
+use http::StatusCode;
+
 use crate::record::Record;
 
 pub use scrape::render;
@@ -24,7 +26,7 @@ const BUCKETS_US: [u64; 15] = [
 ];
 
 /// Every word that [`Record::reason`] may be, but for a last one that stands for what was forgotten here.
-const REASONS: [&str; 29] = [
+const REASONS: [&str; 34] = [
     "malformed",
     "path",
     "overloaded",
@@ -53,6 +55,11 @@ const REASONS: [&str; 29] = [
     "answer_broke_off",
     "answer_stalled",
     "partial",
+    "handshake",
+    "tunnels_full",
+    "tunnel_idle",
+    "tunnel_broke_off",
+    "tunnel_cut",
     "other",
 ];
 
@@ -77,10 +84,22 @@ pub struct RouteMetrics {
 struct Place {
     /// By the status' first digit, 1 to 5.
     classes: [AtomicU64; 5],
-    reasons: [AtomicU64; REASONS.len()],
+    reasons: Reasons,
     buckets: [AtomicU64; BUCKETS_US.len() + 1],
     duration_us: AtomicU64,
     bytes: AtomicU64,
+    tunnel_sent: AtomicU64,
+    tunnel_received: AtomicU64,
+}
+
+/// One counter for each of [`REASONS`].
+#[derive(Debug)]
+struct Reasons([AtomicU64; REASONS.len()]);
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
 }
 
 /// All counters that belong to no route.
@@ -128,24 +147,46 @@ impl Metrics {
     /// Counts a request that is over.
     pub fn count(&self, record: &Record) {
         let of_route = record.route.as_ref().map_or(&self.unrouted, |route| &route.metrics);
+        if record.status == StatusCode::SWITCHING_PROTOCOLS {
+            return of_route.count_tunnel(record.reason, record.bytes, record.received);
+        }
         let duration = u64::try_from(record.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         of_route.count(record.status.as_u16(), record.reason, record.bytes, duration);
+    }
+}
+
+impl Place {
+    fn count(&self, status: u16, reason: Option<&str>) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.classes[class].fetch_add(1, Relaxed);
+        if let Some(reason) = reason {
+            let known = REASONS.iter().position(|known| *known == reason);
+            self.reasons.0[known.unwrap_or(REASONS.len() - 1)].fetch_add(1, Relaxed);
+        }
     }
 }
 
 impl RouteMetrics {
     fn count(&self, status: u16, reason: Option<&str>, bytes: u64, duration_us: u64) {
         let place = &self.places[PLACE.get()];
-        let class = usize::from(status / 100).clamp(1, 5) - 1;
-        place.classes[class].fetch_add(1, Relaxed);
-        if let Some(reason) = reason {
-            let known = REASONS.iter().position(|known| *known == reason);
-            place.reasons[known.unwrap_or(REASONS.len() - 1)].fetch_add(1, Relaxed);
-        }
+        place.count(status, reason);
         let bucket = BUCKETS_US.partition_point(|bound| *bound < duration_us);
         place.buckets[bucket].fetch_add(1, Relaxed);
         place.duration_us.fetch_add(duration_us, Relaxed);
         place.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts a tunnel that is over. How long it was open is no duration of a request.
+    fn count_tunnel(&self, reason: Option<&str>, sent: u64, received: u64) {
+        let place = &self.places[PLACE.get()];
+        place.count(StatusCode::SWITCHING_PROTOCOLS.as_u16(), reason);
+        place.tunnel_sent.fetch_add(sent, Relaxed);
+        place.tunnel_received.fetch_add(received, Relaxed);
+    }
+
+    /// Bytes that tunnels carried: from clients, to clients.
+    pub fn tunnel_bytes(&self) -> (u64, u64) {
+        (self.sum(|place| &place.tunnel_received), self.sum(|place| &place.tunnel_sent))
     }
 
     /// Requests by the first digit of their status, 1 to 5.
@@ -156,7 +197,7 @@ impl RouteMetrics {
     /// Requests that ended for this reason.
     pub fn by_reason(&self, reason: &str) -> u64 {
         let known = REASONS.iter().position(|known| *known == reason);
-        known.map_or(0, |index| self.sum(|place| &place.reasons[index]))
+        known.map_or(0, |index| self.sum(|place| &place.reasons.0[index]))
     }
 
     fn bytes(&self) -> u64 {
@@ -181,7 +222,7 @@ impl RouteMetrics {
 mod tests {
     use super::*;
     use crate::{
-        error::{Refusal, UpstreamError},
+        error::{HandshakeError, Refusal, UpstreamError},
         screen::Malformed,
     };
 
@@ -215,6 +256,8 @@ mod tests {
             Refusal::Overloaded,
             Refusal::NoRoute,
             Refusal::BodyLost,
+            Refusal::TunnelsFull,
+            Refusal::Handshake(HandshakeError::Key),
             Refusal::Internal,
             Refusal::Upstream(UpstreamError::Timeout),
         ];

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, StatusCode};
 
 use crate::{
     body::Body,
     error::{Refusal, UpstreamError},
     record::Record,
     transform::{self, Ready},
+    upgrade,
     upstream::{CallFailed, Upstream},
 };
 
@@ -16,7 +17,7 @@ use crate::{
 ///
 /// # Errors
 /// [`Refusal::Upstream`]; where the client's own body is to blame, [`Refusal::BodyTooLarge`] or
-/// [`Refusal::BodyLost`].
+/// [`Refusal::BodyLost`]; [`Refusal::Handshake`], [`Refusal::TunnelsFull`].
 pub async fn proxy(
     upstream: &Arc<Upstream>,
     ready: &mut Ready,
@@ -25,11 +26,18 @@ pub async fn proxy(
     let Ready { admitted, message, deadline } = ready;
     let fate = message.body.fate();
     let id = record.id;
+    let asked = match &admitted.routed.route.upgrades {
+        Some(upgrades) => upgrades.asked(&admitted.routed.request.head)?,
+        None => None,
+    };
     let again = || transform::outgoing_head(admitted, id.header()).ok();
     match upstream.call(&admitted.permit, message, &again, *deadline).await {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);
-            let mut response = answer.response.map(Body::upstream);
+            let mut response = match answer.response.status() {
+                StatusCode::SWITCHING_PROTOCOLS => upgrade::switched(asked, answer.response)?,
+                _ => answer.response.map(Body::upstream),
+            };
             for (name, value) in &admitted.permit.headers {
                 response.headers_mut().insert(*name, value.clone());
             }

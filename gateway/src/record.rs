@@ -17,6 +17,7 @@ use crate::{
     pipeline::Peer,
     shared::Shared,
     snapshot::Route,
+    upgrade::pump::Moved,
     upstream::{Endpoint, answer::BrokeOff},
 };
 
@@ -47,8 +48,10 @@ pub struct Record {
     pub detail: Option<String>,
     /// Of the answer.
     pub status: StatusCode,
-    /// Bytes of the answer's body.
+    /// Bytes of the answer's body, or to the client through a tunnel.
     pub bytes: u64,
+    /// Bytes from the client through a tunnel.
+    pub received: u64,
 }
 
 /// A request's name: its worker's, and a count.
@@ -129,6 +132,7 @@ impl Record {
             detail: None,
             status: StatusCode::OK,
             bytes: 0,
+            received: 0,
         })
     }
 
@@ -147,6 +151,17 @@ impl Closing {
     /// Counts bytes of the body.
     pub fn sent(&mut self, bytes: usize) {
         self.record.bytes += bytes as u64;
+    }
+
+    /// Counts bytes that a tunnel carried.
+    pub fn carried(&mut self, moved: Moved) {
+        self.record.bytes += moved.sent;
+        self.record.received += moved.received;
+    }
+
+    /// Notes how a tunnel ended, or would if it were cut now; a word of [`crate::metrics`].
+    pub fn ended(&mut self, reason: Option<&'static str>) {
+        self.record.reason = reason;
     }
 
     /// Notes that the body broke off.

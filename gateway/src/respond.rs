@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+        WWW_AUTHENTICATE,
+    },
 };
 
 use crate::{
     authenticate::AuthError,
     body::Body,
-    error::{Refusal, StepError, UpstreamError},
+    error::{HandshakeError, Refusal, StepError, UpstreamError},
     record::Record,
     shared::{Phase, Shared},
     transform::REQUEST_ID,
@@ -31,7 +34,8 @@ pub fn respond(
         });
         problem(&refusal, &record)
     });
-    if shared.phase() >= Phase::Closing {
+    // A tunnel has a `Connection` of its own, and lives until the stop cuts it.
+    if shared.phase() >= Phase::Closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     record.status = response.status();
@@ -61,6 +65,11 @@ fn status(refusal: &Refusal) -> (StatusCode, &'static str) {
         Refusal::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Who is calling is not known"),
         Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, "The caller may not do this"),
         Refusal::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+        Refusal::Handshake(HandshakeError::Version) => {
+            (StatusCode::UPGRADE_REQUIRED, "The protocol has another version")
+        }
+        Refusal::Handshake(_) => (StatusCode::BAD_REQUEST, "The handshake is malformed"),
+        Refusal::TunnelsFull => (StatusCode::SERVICE_UNAVAILABLE, "Too many tunnels are open"),
         Refusal::Upstream(error) | Refusal::Step { error: StepError::Upstream(error), .. } => {
             upstream(*error)
         }
@@ -91,6 +100,7 @@ fn detail(refusal: &Refusal) -> Option<String> {
         | Refusal::BodyTooLarge { .. }
         | Refusal::BodyNotJson(_)
         | Refusal::RateLimited(_)
+        | Refusal::Handshake(_)
         | Refusal::Step { .. } => Some(refusal.to_string()),
         _ => None,
     }
@@ -123,8 +133,14 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
             headers.insert(WWW_AUTHENTICATE, challenge.clone());
         }
         Refusal::RateLimited(exceeded) => headers.extend(exceeded.headers().clone()),
-        Refusal::Overloaded | Refusal::RouteOverloaded => {
+        Refusal::Overloaded | Refusal::RouteOverloaded | Refusal::TunnelsFull => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        // RFC 6455, section 4.4; RFC 9110, section 15.5.22.
+        Refusal::Handshake(HandshakeError::Version) => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         // What follows on the connection may be anything.
         Refusal::Malformed(_) | Refusal::BodyLost => {

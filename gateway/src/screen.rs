@@ -11,7 +11,7 @@ mod head;
 pub mod io;
 
 use body::Chunks;
-use head::{Framing, Head};
+use head::{Complete, Framing, Head};
 
 /// The longest chunk-size line with its extensions, in bytes: nobody is known to use extensions.
 pub const CHUNK_LINE_BYTES_MAX: u32 = 256;
@@ -113,6 +113,9 @@ malformed! {
     AuthorityDiffers "authority_differs" "the target names another host than Host",
     /// `Upgrade` in a request with a body.
     UpgradeWithBody "upgrade_with_body" "Upgrade stands in a request with a body",
+    /// Bytes behind a request for another protocol, whose answer stayed with this one: whether they were meant as
+    /// HTTP nobody can tell. Said by the connection's owner, who knows the answer.
+    EarlyData "early_data" "bytes follow a request for an upgrade that was not granted",
     /// `Expect` other than `100-continue`.
     Expect "expect" "Expect is not 100-continue",
     /// A chunk size that is no hexadecimal number below 2^63, or is not followed by `;` or CRLF.
@@ -147,6 +150,8 @@ pub enum Rest {
     None,
     /// The beginning of a head. It must be kept, and stand at the start of the bytes examined next.
     PartOfHead,
+    /// Bytes behind a request for another protocol. They must be kept until [`Screen::stays`] or the switch.
+    Early,
     /// No request. Nothing more of this connection may be passed on.
     Refused(Malformed),
 }
@@ -164,6 +169,8 @@ enum State {
     Head(Head),
     Length(u64),
     Chunks(Chunks),
+    /// Behind a request for another protocol, until it is answered.
+    Upgrade,
     Refused(Malformed, Place),
 }
 
@@ -193,7 +200,7 @@ impl Screen {
                 State::Head(head) => match head.advance(ahead, self.limits) {
                     Ok(Some(complete)) => {
                         self.heads += 1;
-                        self.state = State::after_head(complete.framing);
+                        self.state = State::after_head(complete);
                         Ok(complete.bytes)
                     }
                     Ok(None) => return Examined { good, rest: Rest::PartOfHead },
@@ -214,6 +221,7 @@ impl Screen {
                     }
                     taken.map_err(|(taken, malformed)| (taken, malformed, Place::Body))
                 }
+                State::Upgrade => return Examined { good, rest: Rest::Early },
                 State::Refused(malformed, place) => Err((0, *malformed, *place)),
             };
             match step {
@@ -231,7 +239,7 @@ impl Screen {
     pub fn refused(&self) -> Option<Place> {
         match self.state {
             State::Refused(_, place) => Some(place),
-            State::Head(_) | State::Length(_) | State::Chunks(_) => None,
+            State::Head(_) | State::Length(_) | State::Chunks(_) | State::Upgrade => None,
         }
     }
 
@@ -239,7 +247,9 @@ impl Screen {
     pub fn request_index(&self) -> u64 {
         match self.state {
             State::Head(_) | State::Refused(_, Place::Head) => self.heads,
-            State::Length(_) | State::Chunks(_) | State::Refused(_, Place::Body) => self.heads - 1,
+            State::Length(_) | State::Chunks(_) | State::Upgrade | State::Refused(_, Place::Body) => {
+                self.heads - 1
+            }
         }
     }
 
@@ -247,11 +257,25 @@ impl Screen {
     pub fn expects_head(&self) -> bool {
         matches!(self.state, State::Head(_))
     }
+
+    /// Whether another protocol was asked for and the answer is not known yet.
+    pub fn awaits_upgrade(&self) -> bool {
+        matches!(self.state, State::Upgrade)
+    }
+
+    /// The answer stays with HTTP/1.1. Bytes that came `early`, before it, are refused.
+    pub fn stays(&mut self, early: bool) {
+        self.state = match early {
+            true => State::Refused(Malformed::EarlyData, Place::Head),
+            false => State::Head(Head::default()),
+        };
+    }
 }
 
 impl State {
-    fn after_head(framing: Framing) -> Self {
-        match framing {
+    fn after_head(complete: Complete) -> Self {
+        match complete.framing {
+            _ if complete.upgrade => Self::Upgrade,
             Framing::Length(0) => Self::Head(Head::default()),
             Framing::Length(bytes) => Self::Length(bytes),
             Framing::Chunked => Self::Chunks(Chunks::default()),

@@ -65,7 +65,13 @@ impl Shared {
     /// Puts another in its place. Requests in flight keep the one that they began with.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         snapshot.in_flight.set_limit(snapshot.in_flight_max);
+        snapshot.tunnels.set_limit(snapshot.tunnels_max);
         self.snapshot.store(snapshot);
+    }
+
+    /// Clients' connections, those that became tunnels included.
+    pub fn open(&self) -> u32 {
+        self.connections.count() + self.snapshot().tunnels.count()
     }
 
     /// How far a stop has got.

@@ -12,6 +12,7 @@ use crate::{
     limit::{Limiter, RouteLimits},
     route::RouteTable,
     transform::{RequestTransform, ResponseTransform},
+    upgrade::Upgrades,
     upstream::Upstream,
 };
 
@@ -33,6 +34,10 @@ pub struct Snapshot {
     pub in_flight: Arc<InFlight>,
     /// How many may be, from this snapshot's publication on.
     pub in_flight_max: u32,
+    /// Open tunnels, under this and earlier snapshots.
+    pub tunnels: Arc<InFlight>,
+    /// How many may be, from this snapshot's publication on.
+    pub tunnels_max: u32,
 }
 
 /// What concerns all requests.
@@ -104,6 +109,8 @@ pub struct Route {
     pub body_bytes: u64,
     /// Until the answer begins.
     pub timeout: Duration,
+    /// Other protocols that are let through, if any.
+    pub upgrades: Option<Upgrades>,
     /// Keys and tokens go on to the upstream.
     pub forward_credentials: bool,
     /// Changes on the way in.

@@ -117,6 +117,9 @@ pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Hea
     }
     headers.append(VIA, VIA_US);
     headers.insert(REQUEST_ID, request_id);
+    if let Some(upgrades) = &route.upgrades {
+        upgrades.ask(&request.head, &mut headers);
+    }
     let values = template::Values { admitted, route };
     route.request.headers.apply(&mut headers, &values);
     Ok(Head { method: request.head.method.clone(), target: target(request, route, &values)?, headers })

@@ -20,7 +20,7 @@ pub mod pool;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, timeout_at};
 
@@ -235,8 +235,12 @@ impl Upstream {
     ) -> Answer {
         endpoint.answered(response.status(), &self.ejection);
         let (mut parts, body) = response.into_parts();
-        let keeps = !says_close(&parts.headers);
-        crate::hop::strip(&mut parts.headers);
+        // Whoever asked for another protocol judges by these headers, and has the connection.
+        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let keeps = !switches && !says_close(&parts.headers);
+        if !switches {
+            crate::hop::strip(&mut parts.headers);
+        }
         let body = AnswerBody::new(body, connection, keeps, self.clone(), in_flight);
         Answer { response: Response::from_parts(parts, body), endpoint }
     }

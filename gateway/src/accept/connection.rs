@@ -73,7 +73,8 @@ impl Served {
         let signals = watched.signals.clone();
         let service = ConnectionService::new(self.gateway.clone(), peer, RefusalCell::new(signals.clone()));
         let io = TokioIo::new(ScreenedIo::new(stream, self.limits, signals));
-        Connection { http: self.http.serve_connection(io, service), watched, closing: false, _place: place }
+        let http = self.http.serve_connection(io, service).with_upgrades();
+        Connection { http, watched, closing: false, _place: place }
     }
 }
 
@@ -115,7 +116,7 @@ impl Watched {
 }
 
 struct Connection {
-    http: http1::Connection<TokioIo<ScreenedIo<TcpStream>>, ConnectionService>,
+    http: http1::UpgradeableConnection<TokioIo<ScreenedIo<TcpStream>>, ConnectionService>,
     watched: Arc<Watched>,
     closing: bool,
     _place: InFlightGuard,

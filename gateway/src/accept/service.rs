@@ -23,6 +23,7 @@ use crate::{
     respond,
     screen::{Malformed, io::RefusalCell},
     shared::{Phase, Shared},
+    upgrade,
 };
 
 /// What the connections of one worker serve.
@@ -72,9 +73,17 @@ impl hyper::service::Service<http::Request<Incoming>> for ConnectionService {
             // What stands for a refused request must not meet the health path.
             *request.uri_mut() = Uri::from_static("*");
         } else if request.uri().path() == &*self.gateway.health_path {
-            return Box::pin(std::future::ready(Ok(health(&self.gateway.shared))));
+            let answer = std::future::ready(Ok(health(&self.gateway.shared)));
+            return match self.cell.asks_upgrade(index) {
+                false => Box::pin(answer),
+                true => Box::pin(staying(answer, self.cell.clone(), index)),
+            };
         }
-        Box::pin(serve(self.gateway.shared.clone(), self.peer.clone(), malformed, request))
+        let (shared, peer) = (self.gateway.shared.clone(), self.peer.clone());
+        match self.cell.asks_upgrade(index) {
+            false => Box::pin(serve(shared, peer, malformed, request)),
+            true => Box::pin(serve_upgrade(shared, peer, self.cell.clone(), index, request)),
+        }
     }
 }
 
@@ -95,6 +104,34 @@ async fn serve(
     // The version is this hop's own, whatever the service speaks (RFC 9110, 2.5).
     *response.version_mut() = http::Version::HTTP_11;
     Ok(response)
+}
+
+/// Serves a request for another protocol, which is no HTTP/1.1 any more once it is granted.
+async fn serve_upgrade(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    cell: RefusalCell,
+    index: u64,
+    mut request: http::Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let client = hyper::upgrade::on(&mut request);
+    let mut response = serve(shared, peer, None, request).await?;
+    let switched = upgrade::take(&mut response);
+    cell.answered(index, switched.is_some()).await;
+    if let Some((switched, closing)) = switched {
+        tokio::spawn(upgrade::tunnel(client, switched, closing));
+    }
+    Ok(response)
+}
+
+/// Answers a request for another protocol without it.
+async fn staying(
+    answer: impl Future<Output = Result<Response<Body>, Infallible>>,
+    cell: RefusalCell,
+    index: u64,
+) -> Result<Response<Body>, Infallible> {
+    cell.answered(index, false).await;
+    answer.await
 }
 
 /// Whether to send traffic here; balancers ask it.

@@ -33,6 +33,9 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, now: SystemTime) {
         line.shown("upstream", endpoint.address);
     }
     line.number("bytes", record.bytes);
+    if record.received > 0 {
+        line.number("received", record.received);
+    }
     let micros = u64::try_from(record.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     line.number("duration_us", micros);
     out.extend_from_slice(b"}\n");

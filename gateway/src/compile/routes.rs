@@ -26,6 +26,7 @@ use crate::{
         headers::{HeaderChanges, Value},
         template::Template,
     },
+    upgrade::Upgrades,
     upstream::Upstream,
 };
 
@@ -40,6 +41,8 @@ pub struct Parts<'a> {
     pub limiters: &'a BTreeMap<String, Arc<Limiter>>,
     /// API keys and issuers.
     pub credentials: &'a Arc<Credentials>,
+    /// Open tunnels.
+    pub tunnels: &'a Arc<InFlight>,
 }
 
 /// One route while it is compiled: where findings go, and under which name.
@@ -134,11 +137,42 @@ fn compile_route(
         in_flight: route.in_flight.map(|limit| in_flight(limit, previous.as_deref())),
         body_bytes: route.body_bytes.unwrap_or(document.limits.body_bytes).0,
         timeout: route.timeout.as_ref().map_or(document.timeouts.request, |timeout| timeout.value).0,
+        upgrades: upgrades(route, document, parts, scene),
         forward_credentials: route.forward_credentials,
         request: request_transform(&route.request, scene),
         response: response_transform(&route.response, scene),
         action,
     })
+}
+
+fn upgrades(
+    route: &RouteDocument,
+    document: &Document,
+    parts: &Parts<'_>,
+    scene: &mut Scene<'_>,
+) -> Option<Upgrades> {
+    let first = route.upgrades.first()?;
+    if route.compose.is_some() {
+        scene.error(first, "upgrades", "a composed answer cannot switch protocols");
+    }
+    let mut protocols = Vec::new();
+    for written in &route.upgrades {
+        let name = &written.value;
+        let token = HeaderName::from_bytes(name.as_bytes()).is_ok() && *name == name.to_ascii_lowercase();
+        if !token || name == "h2c" {
+            scene.error(
+                written,
+                "upgrades",
+                format!("{name} cannot be let through; write websocket, or a protocol's name in lower case"),
+            );
+        }
+        protocols.extend(HeaderValue::from_str(name));
+    }
+    let get = |methods: &Spanned<Vec<String>>| methods.value.iter().any(|name| name == "GET");
+    if protocols.iter().any(|name| name == "websocket") && !route.methods.as_ref().is_none_or(get) {
+        scene.error(first, "upgrades", "a WebSocket begins with GET, which the route does not take");
+    }
+    Some(Upgrades { protocols, tunnels: parts.tunnels.clone(), idle: document.timeouts.tunnel.0 })
 }
 
 fn in_flight(limit: u32, previous: Option<&Route>) -> Arc<InFlight> {

@@ -94,6 +94,9 @@ pub struct LimitsDocument {
     pub connections: u32,
     /// Requests that are served at the same time; further ones are answered 503.
     pub in_flight: u32,
+    /// Tunnels (WebSockets, other upgrades) that are open at the same time, besides the connections; further ones are
+    /// answered 503.
+    pub tunnels: u32,
     /// A request's line and headers. Changes with a restart only.
     pub header_bytes: Size,
     /// A request's headers. Changes with a restart only.
@@ -107,6 +110,7 @@ impl Default for LimitsDocument {
         Self {
             connections: 20_000,
             in_flight: 10_000,
+            tunnels: 10_000,
             header_bytes: Size(16 << 10),
             header_count: 100,
             body_bytes: Size(1 << 20),
@@ -127,6 +131,8 @@ pub struct TimeoutsDocument {
     pub request: Duration,
     /// Without a byte of a body, in either direction.
     pub stall: Duration,
+    /// A tunnel without a byte in either direction.
+    pub tunnel: Duration,
 }
 
 impl Default for TimeoutsDocument {
@@ -136,6 +142,7 @@ impl Default for TimeoutsDocument {
             keep_alive: Duration::s(75),
             request: Duration::s(30),
             stall: Duration::s(30),
+            tunnel: Duration::s(600),
         }
     }
 }

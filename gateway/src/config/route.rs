@@ -42,6 +42,10 @@ pub struct RouteDocument {
     /// Instead of `timeouts.request`.
     #[serde(default)]
     pub timeout: Option<Spanned<Duration>>,
+    /// Other protocols that a request may switch to (RFC 9110, section 7.8): `websocket`, or any other by its name. By
+    /// default none: `Upgrade` is not sent on. What goes through a tunnel is neither read nor limited.
+    #[serde(default)]
+    pub upgrades: Vec<Spanned<String>>,
     /// Send the caller's key or token on to the upstream.
     #[serde(default)]
     pub forward_credentials: bool,

@@ -42,7 +42,7 @@ impl Collector for Scrape {
         routes(&mut out, &self.0, &snapshot)?;
         upstreams(&mut out, &snapshot)?;
         callers(&mut out, &snapshot)?;
-        connections(&mut out, &self.0)?;
+        connections(&mut out, &self.0, &snapshot)?;
         process(&mut out, &self.0, &snapshot)
     }
 }
@@ -108,6 +108,13 @@ fn routes(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::Resul
     out.counters("failures", "Requests that did not get the answer they asked for, by reason", by_reason)?;
     let bytes = all.iter().map(|(route, metrics)| ([("route", *route)], metrics.bytes()));
     out.counters("response_bytes", "Bytes of answers' bodies", bytes)?;
+    let tunnels = all.iter().filter(|(_, metrics)| metrics.tunnel_bytes() != (0, 0));
+    let carried = tunnels.flat_map(|(route, metrics)| {
+        let (received, sent) = metrics.tunnel_bytes();
+        [("received", received), ("sent", sent)]
+            .map(|(direction, bytes)| ([("route", *route), ("direction", direction)], bytes))
+    });
+    out.counters("tunnel_bytes", "Bytes that tunnels carried, once they are over", carried)?;
     let help = "From a request's head to the last byte of its answer";
     let mut family =
         out.0.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
@@ -181,11 +188,13 @@ fn callers(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
     out.counters("key_fetch_failures", "Fetches of an issuer's keys that failed", failures)
 }
 
-fn connections(out: &mut Out<'_>, shared: &Shared) -> fmt::Result {
+fn connections(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::Result {
     let counted = &shared.metrics.connections;
     out.gauge("connections", "Connections of clients", shared.connections.count().into())?;
     out.counter("connections_accepted", "Connections taken", counted.accepted.load(Relaxed))?;
     out.counter("connections_refused", "Connections beyond the limit", shared.connections.refused())?;
+    out.gauge("tunnels", "Open tunnels: WebSockets and other upgrades", snapshot.tunnels.count().into())?;
+    out.counter("tunnels_refused", "Tunnels beyond the limit", snapshot.tunnels.refused())?;
     let closed = [("idle", &counted.idle), ("slow_head", &counted.slow_head), ("stalled", &counted.stalled)];
     let closed = closed.map(|(reason, counter)| ([("reason", reason)], counter.load(Relaxed)));
     out.counters("connections_closed", "Connections that the gateway closed, by reason", closed)?;

@@ -79,6 +79,8 @@ pub(super) struct Complete {
     /// Bytes from its first to the end of its empty line.
     pub(super) bytes: usize,
     pub(super) framing: Framing,
+    /// Another protocol is asked for; HTTP/1.0 has none (RFC 9110, 7.8).
+    pub(super) upgrade: bool,
 }
 
 /// A head of which some lines may have come.
@@ -318,7 +320,7 @@ impl Head {
             }
             (None | Some(_), None) | (None, Some(_)) => {}
         }
-        Ok(Complete { bytes: self.line, framing })
+        Ok(Complete { bytes: self.line, framing, upgrade: self.upgrade && !self.http10 })
     }
 }
 

@@ -6,6 +6,9 @@
 //! In place of a refused head the reader gets one complete request that asks to close the connection. The service,
 //! which counts its requests, asks [`RefusalCell::take`] with the number of each and so answers the refusal in its
 //! turn, after the requests that came before. A violation in a body is an error of the stream.
+//!
+//! Behind a request for another protocol nothing passes until the service says how it was answered, by
+//! [`RefusalCell::answered`]: after a switch all bytes do, untouched; otherwise those that came early are refused.
 
 use std::future::Future;
 use std::io;
@@ -26,6 +29,8 @@ use super::{Examined, HeadLimits, Malformed, Place, Rest, Screen};
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 /// Bytes read at once while a head comes in pieces.
 const PIECE_BYTES: usize = 4096;
+/// Bytes kept behind a request for another protocol; more wait in the socket.
+const EARLY_BYTES_MAX: usize = 16 << 10;
 /// How long and how much is read and thrown away before a connection with unread bytes is closed: closing at once
 /// would reset it, and the client might never see the answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -37,12 +42,23 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 pub struct Signals {
     /// 0, or the refused request's number + 1 in the high bits and the [`Malformed`] in the low eight.
     refusal: AtomicU64,
+    /// 0, or the number + 1 of the last request for another protocol in the high bits and an [`Upgrade`] in the low two.
+    upgrade: AtomicU64,
     hurry: AtomicBool,
     head_since: AtomicU32,
     write_blocked_since: AtomicU32,
     touched: AtomicU32,
     heads_passed: AtomicBool,
     now: Arc<AtomicU32>,
+}
+
+/// How a request for another protocol is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Upgrade {
+    Awaited = 0,
+    Refused = 1,
+    Granted = 2,
 }
 
 impl Signals {
@@ -92,6 +108,18 @@ impl Signals {
         written
     }
 
+    fn set_upgrade(&self, index: u64, upgrade: Upgrade) {
+        self.upgrade.store((index + 1) << 2 | upgrade as u64, Relaxed);
+    }
+
+    fn upgrade(&self) -> Upgrade {
+        match self.upgrade.load(Relaxed) & 3 {
+            0 => Upgrade::Awaited,
+            1 => Upgrade::Refused,
+            _ => Upgrade::Granted,
+        }
+    }
+
     fn refuse(&self, index: u64, malformed: Malformed) {
         self.refusal.store((index + 1) << 8 | malformed as u64, Relaxed);
     }
@@ -117,6 +145,20 @@ impl RefusalCell {
         }
         Malformed::ALL.get(usize::from(refusal as u8)).copied()
     }
+
+    /// Whether request number `index` asks for another protocol; then [`Self::answered`] must be called for it.
+    pub fn asks_upgrade(&self, index: u64) -> bool {
+        self.0.upgrade.load(Relaxed) >> 2 == index + 1
+    }
+
+    /// Says how request number `index` is answered. Called by the connection's task, which reads on then.
+    pub fn answered(&self, index: u64, granted: bool) -> impl Future<Output = ()> + use<> {
+        self.0.set_upgrade(index, if granted { Upgrade::Granted } else { Upgrade::Refused });
+        std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        })
+    }
 }
 
 /// A stream whose reading side passes only what [`Screen`] found good.
@@ -134,6 +176,10 @@ pub struct ScreenedIo<T> {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Screening,
+    /// Another protocol was asked for.
+    Awaiting,
+    /// Another protocol is spoken.
+    Tunnel,
     /// So many bytes of [`STAND_IN`] were given.
     StandIn(usize),
     Broken(Malformed),
@@ -173,6 +219,30 @@ impl<T> ScreenedIo<T> {
         };
     }
 
+    /// Notes that the last good byte ended a request for another protocol.
+    fn note_upgrade(&mut self) {
+        if self.screen.awaits_upgrade() {
+            self.phase = Phase::Awaiting;
+            self.signals.set_upgrade(self.screen.request_index(), Upgrade::Awaited);
+        }
+    }
+
+    /// Goes on as the request for another protocol was answered.
+    fn decide(&mut self, granted: bool) {
+        let early = !self.held.bytes.is_empty();
+        if granted {
+            self.held.good = self.held.bytes.len();
+            self.phase = Phase::Tunnel;
+            return;
+        }
+        self.screen.stays(early);
+        self.phase = Phase::Screening;
+        if early {
+            self.held = Held::default();
+            self.refuse(Malformed::EarlyData);
+        }
+    }
+
     /// Notes that a head has begun, or that none is held.
     fn note_head(&self) {
         let pending = self.held.bytes.len() > self.held.good;
@@ -198,9 +268,14 @@ impl<T: AsyncRead + Unpin> ScreenedIo<T> {
         let Examined { good, rest } = self.screen.examine(fresh);
         if good > 0 {
             self.signals.heads_passed.store(true, Relaxed);
+            self.note_upgrade();
         }
         match rest {
             Rest::None => {}
+            Rest::Early => {
+                self.held.bytes.extend_from_slice(&fresh[good..]);
+                buf.set_filled(before + good);
+            }
             Rest::PartOfHead => {
                 self.held.bytes.extend_from_slice(&fresh[good..]);
                 self.note_head();
@@ -228,8 +303,10 @@ impl<T: AsyncRead + Unpin> ScreenedIo<T> {
         self.held.good = good;
         if good > 0 {
             self.signals.heads_passed.store(true, Relaxed);
+            self.note_upgrade();
         }
         match rest {
+            Rest::Early => self.signals.head_since.store(0, Relaxed),
             Rest::None | Rest::PartOfHead => self.note_head(),
             Rest::Refused(malformed) => {
                 self.held.bytes.truncate(good);
@@ -237,6 +314,22 @@ impl<T: AsyncRead + Unpin> ScreenedIo<T> {
             }
         }
         Poll::Ready(Ok(false))
+    }
+
+    /// Keeps what comes early, within bounds. Ready at the end of the stream only.
+    fn read_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut piece = [std::mem::MaybeUninit::uninit(); PIECE_BYTES];
+        while self.held.bytes.len() < EARLY_BYTES_MAX {
+            let mut piece = ReadBuf::uninit(&mut piece);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.signals.touch();
+            self.held.bytes.extend_from_slice(piece.filled());
+        }
+        // The answer wakes the reader.
+        Poll::Pending
     }
 
     fn read_screened(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -259,6 +352,12 @@ impl<T: AsyncRead + Unpin> ScreenedIo<T> {
                     }
                     Poll::Pending => return Poll::Pending,
                 },
+                Phase::Awaiting => match self.signals.upgrade() {
+                    Upgrade::Awaited => return self.read_early(cx),
+                    Upgrade::Refused => self.decide(false),
+                    Upgrade::Granted => self.decide(true),
+                },
+                Phase::Tunnel => return Pin::new(&mut self.io).poll_read(cx, buf),
                 // An end of the stream would cancel the answer; the reader closes the connection after it.
                 Phase::StandIn(given) if given == STAND_IN.len() => return Poll::Pending,
                 Phase::StandIn(given) => {
@@ -351,8 +450,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ScreenedIo<T> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
         }
-        if matches!(self.phase, Phase::Screening) && self.screen.expects_head() {
-            return Poll::Ready(Ok(()));
+        match self.phase {
+            Phase::Tunnel => return Poll::Ready(Ok(())),
+            Phase::Screening if self.screen.expects_head() => return Poll::Ready(Ok(())),
+            Phase::Awaiting if self.held.bytes.is_empty() => return Poll::Ready(Ok(())),
+            Phase::Screening | Phase::Awaiting | Phase::StandIn(_) | Phase::Broken(_) => {}
         }
         self.poll_linger(cx)
     }

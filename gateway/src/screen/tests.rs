@@ -15,15 +15,25 @@ struct Seen {
     between_requests: bool,
 }
 
-/// Feeds pieces as a connection would: what is not good yet is given again.
+/// Feeds pieces as a connection would: what is not good yet is given again. No upgrade is granted, and all answers
+/// come before the next request.
 fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     let mut screen = Screen::new(LIMITS);
     let (mut passed, mut held, mut refused) = (Vec::new(), Vec::new(), None);
     for piece in pieces {
         held.extend_from_slice(piece);
-        let Examined { good, rest } = screen.examine(&held);
-        passed.extend(held.drain(..good));
+        let rest = loop {
+            let Examined { good, rest } = screen.examine(&held);
+            passed.extend(held.drain(..good));
+            if screen.awaits_upgrade() {
+                screen.stays(false);
+            }
+            if rest != Rest::Early {
+                break rest;
+            }
+        };
         match rest {
+            Rest::Early => unreachable!("it was answered"),
             Rest::None => assert!(held.is_empty(), "bytes were left"),
             Rest::PartOfHead => assert!(screen.expects_head() && !held.is_empty()),
             Rest::Refused(malformed) => {
@@ -190,4 +200,23 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_follows_a_request_for_an_upgrade_waits_for_its_answer() {
+    const ASKS: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let both = [ASKS, b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+    let mut screen = Screen::new(LIMITS);
+    let early = Examined { good: ASKS.len(), rest: Rest::Early };
+    assert_eq!(screen.examine(&both), early);
+    assert!(screen.awaits_upgrade() && !screen.expects_head());
+    assert_eq!(screen.examine(&both[ASKS.len()..]), Examined { good: 0, rest: Rest::Early });
+    screen.stays(true);
+    assert_eq!((screen.refused(), screen.request_index()), (Some(Place::Head), 1));
+    let refused = Rest::Refused(Malformed::EarlyData);
+    assert_eq!(screen.examine(&both[ASKS.len()..]), Examined { good: 0, rest: refused });
+    // HTTP/1.0 has no upgrades (RFC 9110, 7.8).
+    let mut screen = Screen::new(LIMITS);
+    let old = b"GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\nGET / HTTP/1.0\r\n\r\n";
+    assert_eq!(screen.examine(old), Examined { good: old.len(), rest: Rest::None });
 }

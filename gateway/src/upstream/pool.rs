@@ -96,7 +96,7 @@ pub async fn open(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection
         http1::handshake(TokioIo::new(SmallWrites(stream))).await.map_err(|_| UpstreamError::Connect)?;
     tokio::spawn(async move {
         // What goes wrong on it is told to the request that it serves.
-        let _ = connection.await;
+        let _ = connection.with_upgrades().await;
     });
     Ok(Connection {
         sender,
