@@ -3,83 +3,46 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`listeners`] | sockets that listen |
+//! | [`stream`] | a client's socket, clear or TLS |
+//! | [`opening`] | what comes before the first request: handshakes |
 //! | [`connection`] | one connection, from hyper's point of view and its watchman's |
+//! | [`http2`] | what of a connection is HTTP/2's own |
 //! | [`service`] | the axum router: the health path, and the pipeline for all else |
 //! | [`watch`] | who has been waiting for too long |
 //!
-//! Invariant: no more connections than `limits.connections`, over all workers; those beyond are told 503 and counted.
+//! Invariant: no more connections than `limits.connections`, over all workers; those beyond are told 503 where they can be, and counted.
 
 pub mod connection;
+pub mod http2;
+pub mod listeners;
+pub mod opening;
 pub mod service;
+pub mod stream;
 pub mod watch;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch::Receiver,
-};
+use tokio::sync::watch::Receiver;
 
 use crate::{access_log::AccessLog, metrics, screen::HeadLimits, shared::Shared, upstream::pool};
 use connection::Served;
+use listeners::Source;
+pub use listeners::{Listeners, SocketFiles};
+use stream::Socket;
 use watch::Watchman;
 
-/// Connections that the kernel holds until a worker takes them.
-const BACKLOG: i32 = 4096;
 /// Without file descriptors accepting fails at once, again and again.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
-/// What a connection beyond the limit is told, as far as its socket takes it at once.
+/// What a connection beyond the limit is told where it can be, as far as its socket takes it at once.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
     connection: close\r\n\r\n";
-
-/// One worker's listeners, one for each address.
-#[derive(Debug)]
-pub struct Listeners(Vec<StdListener>);
-
-impl Listeners {
-    /// Listens at each address once for each worker. Port 0 becomes one free port for all of them.
-    ///
-    /// # Errors
-    /// The address, and why it cannot be listened at.
-    pub fn bind(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Self>, (SocketAddr, io::Error)> {
-        let mut all: Vec<_> = (0..workers).map(|_| Self(Vec::new())).collect();
-        for &address in addresses {
-            let mut actual = address;
-            for worker in &mut all {
-                let listener = listen(actual).map_err(|error| (address, error))?;
-                actual = listener.local_addr().map_err(|error| (address, error))?;
-                worker.0.push(listener);
-            }
-        }
-        Ok(all)
-    }
-
-    /// Where they listen.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // An IPv4 address is listened at where the configuration names one.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
 
 /// Starts worker number `number`. It ends when `stop` becomes true; connections that are left are cut.
 ///
@@ -106,9 +69,8 @@ pub fn start(
 async fn work(listeners: Listeners, shared: Arc<Shared>, mut stop: Receiver<bool>) -> io::Result<()> {
     let watchman = Watchman::new(shared.clone());
     let served = Arc::new(Served::new(shared, watchman.clone()));
-    for listener in listeners.0 {
-        let listener = TcpListener::from_std(listener)?;
-        tokio::spawn(take(listener, served.clone()));
+    for (index, source) in listeners.into_sources()?.into_iter().enumerate() {
+        tokio::spawn(take(source, index, served.clone()));
     }
     tokio::spawn(watchman.walk());
     // An error means that nobody is left who could say stop.
@@ -117,10 +79,11 @@ async fn work(listeners: Listeners, shared: Arc<Shared>, mut stop: Receiver<bool
     Ok(())
 }
 
-async fn take(listener: TcpListener, served: Arc<Served>) {
+/// Takes connections from the listener that has this index in the configuration.
+async fn take(source: Source, index: usize, served: Arc<Served>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, peer, &served),
+        match source.accept().await {
+            Ok((socket, peer)) => admit(socket, peer, index, &served),
             Err(error) => {
                 let before = served.shared.metrics.connections.accept_errors.fetch_add(1, Relaxed);
                 if before.is_multiple_of(1000) {
@@ -132,15 +95,18 @@ async fn take(listener: TcpListener, served: Arc<Served>) {
     }
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, served: &Arc<Served>) {
+fn admit(socket: Socket, peer: SocketAddr, index: usize, served: &Arc<Served>) {
+    let snapshot = served.shared.snapshot();
+    // Addresses stay as they are until a restart, so the index does as well.
+    let Some(listener) = snapshot.listeners.get(index) else { return };
     let Some(place) = served.shared.connections.enter() else {
-        let _ = stream.try_write(FULL);
+        if listener.tls.is_none() {
+            let _ = socket.try_write(FULL);
+        }
         return;
     };
     served.shared.metrics.connections.accepted.fetch_add(1, Relaxed);
-    // Answers are written whole: waiting for more to send only delays them. A socket that refuses is dead already.
-    let _ = stream.set_nodelay(true);
-    tokio::spawn(served.connection(stream, peer, place));
+    tokio::spawn(served.connection(socket, peer, listener.clone(), place));
 }
 
 /// The screen's limits of this configuration.

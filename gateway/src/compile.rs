@@ -6,9 +6,11 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`listeners`] | addresses, and what is spoken there |
 //! | [`upstreams`] | services and instances |
 //! | [`routes`] | routes: matching, changes, who answers |
 
+pub mod listeners;
 pub mod routes;
 pub mod upstreams;
 
@@ -19,7 +21,7 @@ use crate::{
     config::{Document, Findings, document::Behind},
     in_flight::InFlight,
     limit,
-    snapshot::{DrainTimes, Fixed, Settings, Snapshot},
+    snapshot::{DrainTimes, Fixed, Listener, Settings, Snapshot},
 };
 
 /// Threads beyond which a mistake is more likely than a machine.
@@ -42,7 +44,8 @@ pub struct Context<'a> {
 /// All findings, if one of them is an error.
 pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, Findings), Findings> {
     let mut findings = Findings::default();
-    let settings = settings(document, context, &mut findings);
+    let listeners = listeners::compile(document, context, &mut findings);
+    let settings = settings(document, &listeners, context, &mut findings);
     let upstreams = upstreams::compile(document, context, &mut findings);
     let limiters = limit::compile(document, context, &mut findings);
     let credentials = Arc::new(Credentials::compile(document, context, &mut findings));
@@ -70,6 +73,7 @@ pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, F
     let snapshot = Snapshot {
         generation,
         settings,
+        listeners,
         routes,
         credentials,
         upstreams,
@@ -82,13 +86,15 @@ pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, F
     Ok((snapshot, findings))
 }
 
-fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) -> Settings {
+fn settings(
+    document: &Document,
+    listeners: &[Arc<Listener>],
+    context: Context<'_>,
+    findings: &mut Findings,
+) -> Settings {
     let limits = &document.limits;
     let times = &document.timeouts;
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    if document.listen.value.is_empty() {
-        findings.error(&document.listen, "listen", "name at least one address, such as 0.0.0.0:8080");
-    }
     if let Some(workers) = &document.workers
         && !(1..=WORKERS_MAX).contains(&workers.value)
     {
@@ -104,9 +110,12 @@ fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) 
     if !(1 << 10..=1 << 20).contains(&limits.header_bytes.0) {
         findings.general_error("limits.header_bytes", "from 1KiB to 1MiB");
     }
-    for (name, value) in
-        [("connections", limits.connections), ("in_flight", limits.in_flight), ("tunnels", limits.tunnels)]
-    {
+    for (name, value) in [
+        ("connections", limits.connections),
+        ("handshakes", limits.handshakes),
+        ("in_flight", limits.in_flight),
+        ("tunnels", limits.tunnels),
+    ] {
         if value == 0 {
             findings.general_error(format!("limits.{name}"), "at least 1");
         }
@@ -132,7 +141,7 @@ fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) 
     }
     let settings = Settings {
         fixed: Fixed {
-            listen: document.listen.value.clone(),
+            listen: listeners.iter().map(|listener| listener.place.clone()).collect(),
             workers: document.workers.as_ref().map_or(cores, |workers| usize::from(workers.value)),
             admin: document.admin.as_ref().map(|admin| admin.value),
             health_path: health_path.value.clone(),
@@ -144,6 +153,8 @@ fn settings(document: &Document, context: Context<'_>, findings: &mut Findings) 
             keep_alive: times.keep_alive.0,
         },
         stall: times.stall.0,
+        handshakes: limits.handshakes,
+        http2: listeners::http2(&document.http2, findings),
         drain: DrainTimes {
             unready: document.drain.unready.0,
             close: document.drain.close.0,

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`document`] | the file as it is written: listeners, limits, times |
+//! | [`listen`] | addresses, and what is spoken there |
 //! | [`upstream`] | services and their instances |
 //! | [`route`] | what is served at a path |
 //! | [`credentials`] | API keys and issuers of tokens |
@@ -17,6 +18,7 @@ pub mod compose;
 pub mod credentials;
 pub mod document;
 pub mod finding;
+pub mod listen;
 pub mod rates;
 pub mod route;
 pub mod units;

@@ -20,6 +20,7 @@
 //! | [`config`], [`compile`], [`snapshot`] | the file, what is wrong with it, what requests read |
 //! | [`shared`], [`record`], [`metrics`], [`access_log`] | what workers share, what is known of a request, counters, lines |
 //! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`] | the process: command line, threads, connections, operators, new configurations, the stop |
+//! | [`tls`] | certificates, keys, what listeners show |
 //! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
 //! | [`path`], [`hop`], [`in_flight`], [`clock`], [`body`], [`small_writes`], [`error`] | small nouns of the stages |
 
@@ -55,6 +56,7 @@ pub mod screen;
 pub mod shared;
 pub mod small_writes;
 pub mod snapshot;
+pub mod tls;
 pub mod transform;
 pub mod upgrade;
 pub mod upstream;

@@ -12,7 +12,7 @@ use std::{
 
 use http::StatusCode;
 
-use crate::record::Record;
+use crate::{accept::opening::HandshakeFailure, record::Record};
 
 pub use scrape::render;
 
@@ -109,6 +109,8 @@ pub struct Metrics {
     pub unrouted: RouteMetrics,
     /// Clients' connections.
     pub connections: ConnectionMetrics,
+    /// Their TLS handshakes.
+    pub handshakes: HandshakeMetrics,
     /// Configurations.
     pub config: ConfigMetrics,
 }
@@ -124,10 +126,20 @@ pub struct ConnectionMetrics {
     pub slow_head: AtomicU64,
     /// Cut because the client took no byte of its answer for too long.
     pub stalled: AtomicU64,
+    /// Cut because the client took back too many of its HTTP/2 requests.
+    pub resets: AtomicU64,
     /// Failures to take one, such as for want of file descriptors.
     pub accept_errors: AtomicU64,
     /// Requests that ended in a panic.
     pub panics: AtomicU64,
+}
+
+/// What is counted of clients' TLS handshakes.
+#[derive(Debug, Default)]
+pub struct HandshakeMetrics {
+    /// Those that led to a connection.
+    pub completed: AtomicU64,
+    failed: [AtomicU64; HandshakeFailure::ALL.len()],
 }
 
 /// What is counted of configurations.
@@ -163,6 +175,18 @@ impl Place {
             let known = REASONS.iter().position(|known| *known == reason);
             self.reasons.0[known.unwrap_or(REASONS.len() - 1)].fetch_add(1, Relaxed);
         }
+    }
+}
+
+impl HandshakeMetrics {
+    /// Counts one that came to nothing.
+    pub fn failed(&self, failure: HandshakeFailure) {
+        self.failed[failure as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Those that came to nothing for this reason.
+    pub fn by_failure(&self, failure: HandshakeFailure) -> u64 {
+        self.failed[failure as usize].load(Relaxed)
     }
 }
 

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use crate::{
     admit::admit, authenticate::authenticate, authorise::authorise, body::Body, compose, error::Refusal,
     limit::limit, proxy, record::Record, respond, route::route, screen::Malformed, shared::Shared,
-    snapshot::Action, snapshot::Snapshot, transform,
+    snapshot::Action, snapshot::Snapshot, tls::server::ClientCertificate, transform,
 };
 
 pub use crate::body::ClientBody;
@@ -24,6 +24,10 @@ pub struct Peer {
     pub address: std::net::SocketAddr,
     /// The same for `X-Forwarded-For`, made once a connection.
     pub forwarded_for: http::HeaderValue,
+    /// It came over TLS.
+    pub https: bool,
+    /// The certificate by which it is known, if it showed one.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Serves one request.

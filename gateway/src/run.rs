@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, Listeners},
+    accept::{self, Listeners, SocketFiles},
     access_log::AccessLog,
     admin, drain,
     reload::{self, watch::FileWatch},
@@ -29,12 +29,13 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 pub struct Running {
     /// What all workers share.
     pub shared: Arc<Shared>,
-    /// Where clients are served.
+    /// Where clients are served over TCP.
     pub addresses: Vec<SocketAddr>,
     /// Where operators are served.
     pub admin: Option<SocketAddr>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     stop: watch::Sender<bool>,
+    files: SocketFiles,
 }
 
 impl Running {
@@ -44,7 +45,7 @@ impl Running {
     /// An address cannot be listened at, the access log cannot be opened, no thread can be started.
     pub async fn start(snapshot: Snapshot) -> anyhow::Result<Self> {
         let fixed = snapshot.settings.fixed.clone();
-        let listeners = Listeners::bind(&fixed.listen, fixed.workers)
+        let (listeners, files) = Listeners::bind(&fixed.listen, fixed.workers)
             .map_err(|(address, error)| anyhow::anyhow!("cannot listen at {address}: {error}"))?;
         let addresses = listeners.first().map(Listeners::addresses).unwrap_or_default();
         let access_log = AccessLog::start(&fixed.access_log).context("cannot open the access log")?;
@@ -61,7 +62,7 @@ impl Running {
             .map(|(number, listeners)| accept::start(number, listeners, shared.clone(), stopped.clone()))
             .collect::<io::Result<_>>()
             .context("cannot start a worker")?;
-        Ok(Self { shared, addresses, admin, workers, stop })
+        Ok(Self { shared, addresses, admin, workers, stop, files })
     }
 
     /// Ends the workers, cutting what is left, and writes the last lines.
@@ -110,6 +111,9 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
         reload::note_warnings(file, &running.shared, &warnings);
         for address in &running.addresses {
             tracing::info!("serving at {address}");
+        }
+        for file in running.files.paths() {
+            tracing::info!("serving at unix:{}", file.display());
         }
         if let Some(address) = running.admin {
             tracing::info!("operators are served at {address}");

@@ -8,6 +8,7 @@
 
 mod body;
 mod head;
+pub mod http2;
 pub mod io;
 
 use body::Chunks;

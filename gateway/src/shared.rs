@@ -20,6 +20,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Clients' connections.
     pub connections: Arc<InFlight>,
+    /// TLS handshakes of clients.
+    pub handshakes: Arc<InFlight>,
     /// Where a line for each request goes.
     pub access_log: &'static AccessLog,
 }
@@ -47,8 +49,10 @@ impl Shared {
     /// Begins with a snapshot and an access log.
     pub fn with_log(snapshot: Snapshot, access_log: &'static AccessLog) -> Arc<Self> {
         let connections = Arc::new(InFlight::new(snapshot.settings.fixed.connections));
+        let handshakes = Arc::new(InFlight::new(snapshot.settings.handshakes));
         Arc::new(Self {
             connections,
+            handshakes,
             access_log,
             snapshot: ArcSwap::from_pointee(snapshot),
             phase: AtomicU8::new(Phase::Serving as u8),
@@ -66,6 +70,7 @@ impl Shared {
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         snapshot.in_flight.set_limit(snapshot.in_flight_max);
         snapshot.tunnels.set_limit(snapshot.tunnels_max);
+        self.handshakes.set_limit(snapshot.settings.handshakes);
         self.snapshot.store(snapshot);
     }
 

@@ -4,13 +4,18 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
+    accept::http2::Http2Settings,
     authenticate::{Credentials, Ways},
     authorise::Scopes,
     compose::Composition,
-    config::document::{AccessLog, Behind},
+    config::{
+        document::{AccessLog, Behind},
+        listen::ListenAddress,
+    },
     in_flight::InFlight,
     limit::{Limiter, RouteLimits},
     route::RouteTable,
+    tls::server::ServerTls,
     transform::{RequestTransform, ResponseTransform},
     upgrade::Upgrades,
     upstream::Upstream,
@@ -22,6 +27,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// What concerns all requests.
     pub settings: Settings,
+    /// Where clients are served, and what is spoken there; in the order of [`Fixed::listen`].
+    pub listeners: Vec<Arc<Listener>>,
     /// Which route has a host, path and method.
     pub routes: RouteTable,
     /// API keys and issuers.
@@ -47,6 +54,10 @@ pub struct Settings {
     pub fixed: Fixed,
     /// How long a body may stand still.
     pub stall: Duration,
+    /// TLS handshakes at the same time.
+    pub handshakes: u32,
+    /// Bounds of HTTP/2 connections.
+    pub http2: Http2Settings,
     /// Phases of a stop.
     pub drain: DrainTimes,
     /// What stands in front.
@@ -57,7 +68,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
     /// Where clients are served.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Place>,
     /// Threads.
     pub workers: usize,
     /// Where operators are served.
@@ -76,6 +87,26 @@ pub struct Fixed {
     pub header_timeout: Duration,
     /// Between two requests.
     pub keep_alive: Duration,
+}
+
+/// An address, and what is spoken there.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where.
+    pub place: Place,
+    /// TLS, if it is spoken.
+    pub tls: Option<ServerTls>,
+    /// HTTP/2 as well.
+    pub http2: bool,
+}
+
+/// Where clients are served. Changes with a restart only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its address.
+    pub address: ListenAddress,
+    /// Permissions of a Unix socket's file.
+    pub mode: u32,
 }
 
 /// Phases of a stop, one after the other.

@@ -111,7 +111,8 @@ pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Hea
         Action::Compose(_) => credentials_sent_on(&request.head.headers, route),
     };
     headers.insert(FORWARDED_FOR, request.peer.forwarded_for.clone());
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers
+        .insert(FORWARDED_PROTO, HeaderValue::from_static(if request.peer.https { "https" } else { "http" }));
     if let Some(host) = request.head.headers.get(HOST) {
         headers.insert(FORWARDED_HOST, host.clone());
     }

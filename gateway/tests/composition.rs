@@ -151,8 +151,12 @@ fn gateway_in(service: &Service, time: &str, compose: &str) -> Arc<Shared> {
 }
 
 async fn get(shared: &Arc<Shared>) -> (StatusCode, HeaderMap, String) {
-    let peer =
-        Peer { address: ([192, 0, 2, 1], 5000).into(), forwarded_for: HeaderValue::from_static("192.0.2.1") };
+    let peer = Peer {
+        address: ([192, 0, 2, 1], 5000).into(),
+        forwarded_for: HeaderValue::from_static("192.0.2.1"),
+        https: false,
+        certificate: None,
+    };
     let request = Request::get("/overview/7").header("host", "api.example").header("x-private", "1");
     let request = request.body(ClientBody::Empty).expect("a request");
     let response =

@@ -5,14 +5,13 @@ use std::{
     cell::Cell,
     convert::Infallible,
     future::Future,
-    net::SocketAddr,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 
 use crate::{
@@ -38,6 +37,16 @@ impl Gateway {
     pub fn new(shared: Arc<Shared>, health_path: &str) -> Self {
         Self { health_path: health_path.into(), shared }
     }
+
+    /// What all workers share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The answer to a request for the health path.
+    pub(super) fn health<B>(&self, request: &http::Request<B>) -> Option<Response<Body>> {
+        (request.uri().path() == &*self.health_path).then(|| health(&self.shared))
+    }
 }
 
 /// One connection's service: knows who asks, and counts, so that a refusal of the screen meets its request.
@@ -49,13 +58,8 @@ pub struct ConnectionService {
 }
 
 impl ConnectionService {
-    /// For a connection from `address`.
-    pub fn new(gateway: Gateway, address: SocketAddr, cell: RefusalCell) -> Self {
-        // An IPv4 client of an IPv6 socket is the IPv4 client that it is.
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let text = address.ip().to_string();
-        let forwarded_for = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
-        let peer = Arc::new(Peer { address, forwarded_for });
+    /// For a connection of `peer`.
+    pub fn new(gateway: Gateway, peer: Arc<Peer>, cell: RefusalCell) -> Self {
         Self { gateway, peer, cell, next: Cell::new(0) }
     }
 }
@@ -72,8 +76,8 @@ impl hyper::service::Service<http::Request<Incoming>> for ConnectionService {
         if malformed.is_some() {
             // What stands for a refused request must not meet the health path.
             *request.uri_mut() = Uri::from_static("*");
-        } else if request.uri().path() == &*self.gateway.health_path {
-            let answer = std::future::ready(Ok(health(&self.gateway.shared)));
+        } else if let Some(health) = self.gateway.health(&request) {
+            let answer = std::future::ready(Ok(health));
             return match self.cell.asks_upgrade(index) {
                 false => Box::pin(answer),
                 true => Box::pin(staying(answer, self.cell.clone(), index)),
@@ -81,17 +85,19 @@ impl hyper::service::Service<http::Request<Incoming>> for ConnectionService {
         }
         let (shared, peer) = (self.gateway.shared.clone(), self.peer.clone());
         match self.cell.asks_upgrade(index) {
-            false => Box::pin(serve(shared, peer, malformed, request)),
+            false => Box::pin(serve(shared, peer, malformed, request, Version::HTTP_11)),
             true => Box::pin(serve_upgrade(shared, peer, self.cell.clone(), index, request)),
         }
     }
 }
 
-async fn serve(
+/// The pipeline's answer. Its version is this hop's own, whatever the service speaks (RFC 9110, 2.5).
+pub(super) async fn serve(
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     malformed: Option<Malformed>,
     request: http::Request<Incoming>,
+    version: Version,
 ) -> Result<Response<Body>, Infallible> {
     let request = request.map(ClientBody::Incoming);
     let handled = pipeline::handle(&shared, &peer, malformed, request);
@@ -101,8 +107,7 @@ async fn serve(
         let record = Record::begin(&peer, &http::Request::new(()));
         respond::respond(&shared, record, Err(Refusal::Internal))
     });
-    // The version is this hop's own, whatever the service speaks (RFC 9110, 2.5).
-    *response.version_mut() = http::Version::HTTP_11;
+    *response.version_mut() = version;
     Ok(response)
 }
 
@@ -115,7 +120,7 @@ async fn serve_upgrade(
     mut request: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let client = hyper::upgrade::on(&mut request);
-    let mut response = serve(shared, peer, None, request).await?;
+    let mut response = serve(shared, peer, None, request, Version::HTTP_11).await?;
     let switched = upgrade::take(&mut response);
     cell.answered(index, switched.is_some()).await;
     if let Some((switched, closing)) = switched {

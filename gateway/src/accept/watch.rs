@@ -32,6 +32,8 @@ pub struct Watchman {
     begun: Instant,
     now: Arc<AtomicU32>,
     connections: Mutex<Vec<Weak<Watched>>>,
+    /// When answers began to close their connections, by the coarse clock; 0: they do not.
+    closing_since: AtomicU32,
     limits: Limits,
 }
 
@@ -41,6 +43,8 @@ struct Limits {
     keep_alive: u32,
     stall: u32,
     silent: u32,
+    /// `drain.close`.
+    close: u32,
 }
 
 /// What is to be done about a connection.
@@ -53,6 +57,8 @@ enum Finding {
     Idle,
     Stalled,
     Ended,
+    /// Told to end, and did not.
+    Deaf,
 }
 
 /// How long a connection has been waiting, in units of the coarse clock.
@@ -62,6 +68,18 @@ struct Waiting {
     write: Option<u32>,
     silent: u32,
     served: bool,
+    streams: Option<StreamsWaiting>,
+}
+
+/// How requests of an HTTP/2 connection wait.
+#[derive(Debug, Clone, Copy, Default)]
+struct StreamsWaiting {
+    /// Whether there are any.
+    open: bool,
+    /// An answer waits for the client, and for so long none went on.
+    blocked: Option<u32>,
+    /// Since a request began or ended, or an answer went on. Pings are no progress.
+    quiet: u32,
 }
 
 impl Watchman {
@@ -74,9 +92,17 @@ impl Watchman {
             keep_alive: units(keep_alive),
             stall: units(snapshot.settings.stall),
             silent: units(SILENT),
+            close: units(snapshot.settings.drain.close),
         };
         let now = Arc::new(AtomicU32::new(1));
-        Arc::new(Self { shared, begun: Instant::now(), now, connections: Mutex::default(), limits })
+        Arc::new(Self {
+            shared,
+            begun: Instant::now(),
+            now,
+            connections: Mutex::default(),
+            closing_since: AtomicU32::new(0),
+            limits,
+        })
     }
 
     /// The coarse clock.
@@ -110,17 +136,33 @@ impl Watchman {
 
     fn look(&self) {
         let now = self.now.load(Relaxed);
-        let ending = self.shared.phase() >= Phase::Ending;
+        let phase = self.shared.phase();
+        if phase >= Phase::Closing && self.closing_since.load(Relaxed) == 0 {
+            self.closing_since.store(now.max(1), Relaxed);
+        }
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|watched| {
             let Some(watched) = watched.upgrade() else { return false };
             let waiting = Waiting::of(&watched, now);
+            let ending = phase >= Phase::Ending || self.has_turn(&watched, now);
             self.act(&watched, waiting.judge(self.limits, ending));
             true
         });
         if connections.capacity() > 64 && connections.capacity() / 4 > connections.len() {
             connections.shrink_to_fit();
         }
+    }
+
+    /// Answers of HTTP/2 do not close their connection: each is told to go at a time of its own within `drain.close`,
+    /// so that clients do not come back all at once.
+    fn has_turn(&self, watched: &Arc<Watched>, now: u32) -> bool {
+        let since = self.closing_since.load(Relaxed);
+        if since == 0 || watched.streams.get().is_none() {
+            return false;
+        }
+        // Where it lies in memory is as good as a number by chance (Knuth's multiplier spreads it).
+        let chance = (Arc::as_ptr(watched) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        u64::from(now.wrapping_sub(since)) << 16 >= chance * u64::from(self.limits.close)
     }
 
     fn act(&self, watched: &Watched, finding: Finding) {
@@ -139,6 +181,10 @@ impl Watchman {
             Finding::Mute if watched.order(Order::Close) => &counted.slow_head,
             Finding::Idle if watched.order(Order::Close) => &counted.idle,
             Finding::Stalled if watched.order(Order::Cut) => &counted.stalled,
+            Finding::Deaf => {
+                watched.order(Order::Cut);
+                return;
+            }
             Finding::Mute | Finding::Idle | Finding::Stalled => return,
         };
         counter.fetch_add(1, Relaxed);
@@ -149,7 +195,12 @@ impl Waiting {
     fn of(watched: &Watched, now: u32) -> Self {
         let since = |then: u32| now.wrapping_sub(then);
         let signals = &watched.signals;
+        let streams = watched.streams.get().map(|streams| {
+            let quiet = since(streams.progress());
+            StreamsWaiting { open: streams.open() > 0, blocked: streams.is_waiting().then_some(quiet), quiet }
+        });
         Self {
+            streams,
             head: signals.head_since().map(since),
             write: signals.write_blocked_since().map(since),
             silent: since(signals.touched()),
@@ -160,6 +211,8 @@ impl Waiting {
     fn judge(self, limits: Limits, ending: bool) -> Finding {
         if self.write.is_some_and(|waiting| waiting > limits.stall) {
             Finding::Stalled
+        } else if let Some(streams) = self.streams {
+            streams.judge(self.served, limits, ending)
         } else if self.head.is_some_and(|waiting| waiting > limits.header) {
             Finding::SlowHead
         } else if self.head.is_some() {
@@ -176,6 +229,24 @@ impl Waiting {
     }
 }
 
+impl StreamsWaiting {
+    fn judge(self, served: bool, limits: Limits, ending: bool) -> Finding {
+        let idle_max = if served { limits.keep_alive } else { limits.header };
+        if self.blocked.is_some_and(|waiting| waiting > limits.stall) {
+            Finding::Stalled
+        } else if !self.open && self.quiet > idle_max.saturating_add(limits.header) {
+            // It was told to end, which asks for its consent.
+            Finding::Deaf
+        } else if ending {
+            Finding::Ended
+        } else if !self.open && self.quiet > idle_max {
+            if served { Finding::Idle } else { Finding::Mute }
+        } else {
+            Finding::Well
+        }
+    }
+}
+
 fn units(time: Duration) -> u32 {
     u32::try_from(time.as_nanos() / UNIT.as_nanos()).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2)
 }
@@ -186,7 +257,14 @@ mod tests {
 
     #[test]
     fn who_waits_for_too_long() {
-        let limits = Limits { header: 10, keep_alive: 100, stall: 50, silent: 5 };
+        let limits = Limits { header: 10, keep_alive: 100, stall: 50, silent: 5, close: 100 };
+        let streams = |streams| Waiting {
+            streams: Some(streams),
+            silent: 1000,
+            ..Waiting { served: true, ..Waiting::default() }
+        };
+        let open = StreamsWaiting { open: true, blocked: None, quiet: 1000 };
+        let rests = |quiet| StreamsWaiting { open: false, blocked: None, quiet };
         let served = Waiting { served: true, ..Waiting::default() };
         let rows = [
             (served, false, Finding::Well),
@@ -201,6 +279,15 @@ mod tests {
             (Waiting { silent: 5, ..served }, true, Finding::Well),
             (Waiting { silent: 6, ..served }, true, Finding::Ended),
             (Waiting { head: Some(3), silent: 6, ..served }, true, Finding::Well),
+            (streams(open), false, Finding::Well),
+            (streams(open), true, Finding::Ended),
+            (streams(StreamsWaiting { blocked: Some(50), ..open }), false, Finding::Well),
+            (streams(StreamsWaiting { blocked: Some(51), ..open }), false, Finding::Stalled),
+            (streams(rests(100)), false, Finding::Well),
+            (streams(rests(101)), false, Finding::Idle),
+            (streams(rests(111)), false, Finding::Deaf),
+            (streams(rests(1)), true, Finding::Ended),
+            (Waiting { served: false, ..streams(rests(11)) }, false, Finding::Mute),
         ];
         for (waiting, ending, finding) in rows {
             assert_eq!(waiting.judge(limits, ending), finding, "{waiting:?}, ending: {ending}");

@@ -111,6 +111,8 @@ mod tests {
         let peer = Peer {
             address: ([192, 0, 2, 7], 4711).into(),
             forwarded_for: HeaderValue::from_static("192.0.2.7"),
+            https: false,
+            certificate: None,
         };
         Record::begin(&peer, &Request::get(target).header("host", "a.example").body(()).unwrap())
     }

@@ -8,6 +8,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     credentials::{ApiKeyDocument, IssuerDocument},
+    listen::{Http2Document, ListenDocument},
     rates::RateDocument,
     route::RouteDocument,
     units::{Duration, Size},
@@ -18,8 +19,8 @@ use super::{
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    /// Where clients are served, HTTP/1.1. Changes with a restart only.
-    pub listen: Spanned<Vec<SocketAddr>>,
+    /// Where clients are served. Addresses change with a restart only.
+    pub listen: Spanned<Vec<Spanned<ListenDocument>>>,
     /// Threads that serve, each with connections of its own; by default one for each core. Changes with a
     /// restart only.
     #[serde(default)]
@@ -42,6 +43,9 @@ pub struct Document {
     /// Times that clients are given.
     #[serde(default)]
     pub timeouts: TimeoutsDocument,
+    /// Bounds of clients' HTTP/2 connections.
+    #[serde(default)]
+    pub http2: Http2Document,
     /// How a stop goes.
     #[serde(default)]
     pub drain: DrainDocument,
@@ -92,6 +96,8 @@ pub enum AccessLog {
 pub struct LimitsDocument {
     /// Connections that clients may hold. One costs about 20 KiB. Changes with a restart only.
     pub connections: u32,
+    /// TLS handshakes at the same time; connections beyond them are closed.
+    pub handshakes: u32,
     /// Requests that are served at the same time; further ones are answered 503.
     pub in_flight: u32,
     /// Tunnels (WebSockets, other upgrades) that are open at the same time, besides the connections; further ones are
@@ -109,6 +115,7 @@ impl Default for LimitsDocument {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            handshakes: 2_000,
             in_flight: 10_000,
             tunnels: 10_000,
             header_bytes: Size(16 << 10),

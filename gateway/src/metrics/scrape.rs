@@ -13,7 +13,10 @@ use prometheus_client::{
 };
 
 use super::{BUCKETS_US, REASONS, RouteMetrics};
-use crate::{clock::now_ns, shared::Shared, snapshot::Snapshot, upstream::endpoint::Health};
+use crate::{
+    accept::opening::HandshakeFailure, clock::now_ns, shared::Shared, snapshot::Snapshot,
+    upstream::endpoint::Health,
+};
 
 /// All metrics of `shared`.
 ///
@@ -195,9 +198,20 @@ fn connections(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::
     out.counter("connections_refused", "Connections beyond the limit", shared.connections.refused())?;
     out.gauge("tunnels", "Open tunnels: WebSockets and other upgrades", snapshot.tunnels.count().into())?;
     out.counter("tunnels_refused", "Tunnels beyond the limit", snapshot.tunnels.refused())?;
-    let closed = [("idle", &counted.idle), ("slow_head", &counted.slow_head), ("stalled", &counted.stalled)];
+    let closed = [
+        ("idle", &counted.idle),
+        ("slow_head", &counted.slow_head),
+        ("stalled", &counted.stalled),
+        ("resets", &counted.resets),
+    ];
     let closed = closed.map(|(reason, counter)| ([("reason", reason)], counter.load(Relaxed)));
     out.counters("connections_closed", "Connections that the gateway closed, by reason", closed)?;
+    out.gauge("handshakes_in_flight", "TLS handshakes of clients", shared.handshakes.count().into())?;
+    let handshakes = &shared.metrics.handshakes;
+    out.counter("handshakes", "TLS handshakes that led to a connection", handshakes.completed.load(Relaxed))?;
+    let failed = HandshakeFailure::ALL.iter();
+    let failed = failed.map(|failure| ([("reason", failure.name())], handshakes.by_failure(*failure)));
+    out.counters("handshakes_failed", "TLS handshakes that came to nothing, by reason", failed)?;
     out.counter("accept_errors", "Failures to take a connection", counted.accept_errors.load(Relaxed))?;
     out.counter("request_panics", "Requests that ended in a panic", counted.panics.load(Relaxed))
 }

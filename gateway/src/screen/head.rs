@@ -12,7 +12,7 @@ use super::{HeadLimits, Malformed};
 const TOKEN: u8 = 1;
 /// A byte that may stand in a request target: visible ASCII without `#`, and without `<`, `>`, `` ` `` and `\`, which
 /// no URI has and which servers read differently.
-const TARGET: u8 = 2;
+pub(super) const TARGET: u8 = 2;
 /// A byte of a host name. Narrower than a reg-name: names come in ASCII (punycode), without escapes.
 const HOST: u8 = 4;
 
@@ -57,7 +57,8 @@ pub(super) fn is_token(byte: u8) -> bool {
     CLASSES[byte as usize] & TOKEN != 0
 }
 
-fn all(bytes: &[u8], class: u8) -> bool {
+/// Whether all bytes are of a class.
+pub(super) fn all(bytes: &[u8], class: u8) -> bool {
     bytes.iter().all(|&byte| CLASSES[byte as usize] & class != 0)
 }
 
@@ -275,13 +276,7 @@ impl Head {
         if self.length.is_some() {
             return Err(Malformed::ContentLengthRepeated);
         }
-        if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-            return Err(Malformed::ContentLengthInvalid);
-        }
-        let length = value.iter().try_fold(0u64, |sum, &digit| {
-            sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')).filter(|&sum| sum <= i64::MAX as u64)
-        });
-        self.length = Some(length.ok_or(Malformed::ContentLengthOverflow)?);
+        self.length = Some(content_length(value)?);
         Ok(())
     }
 
@@ -324,8 +319,19 @@ impl Head {
     }
 }
 
+/// A decimal number of at most 2^63 - 1 (RFC 9110, 8.6).
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Malformed> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed::ContentLengthInvalid);
+    }
+    let length = value.iter().try_fold(0u64, |sum, &digit| {
+        sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')).filter(|&sum| sum <= i64::MAX as u64)
+    });
+    length.ok_or(Malformed::ContentLengthOverflow)
+}
+
 /// `host [":" port]`, the host a name, an IPv4 address or a bracketed IPv6 address.
-fn check_host(host: &[u8]) -> Result<(), Malformed> {
+pub(super) fn check_host(host: &[u8]) -> Result<(), Malformed> {
     let (name_good, port) = match host.strip_prefix(b"[") {
         Some(rest) => {
             let end = memchr(b']', rest).ok_or(Malformed::HostInvalid)?;

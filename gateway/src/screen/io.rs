@@ -93,12 +93,22 @@ impl Signals {
         self.hurry.store(true, Relaxed);
     }
 
+    /// The coarse clock.
+    pub fn now(&self) -> u32 {
+        self.now.load(Relaxed)
+    }
+
+    /// A whole head has come.
+    pub fn note_head(&self) {
+        self.heads_passed.store(true, Relaxed);
+    }
+
     fn touch(&self) {
         self.touched.store(self.now.load(Relaxed), Relaxed);
     }
 
     /// Notes how an attempt to write ended.
-    fn wrote<V>(&self, written: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+    pub fn wrote<V>(&self, written: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
         if written.is_ready() {
             self.touch();
             self.write_blocked_since.store(0, Relaxed);
