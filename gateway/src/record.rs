@@ -17,6 +17,7 @@ use crate::{
     pipeline::Peer,
     shared::Shared,
     snapshot::Route,
+    tls::server::ClientCertificate,
     upgrade::pump::Moved,
     upstream::{Endpoint, answer::BrokeOff},
 };
@@ -38,6 +39,8 @@ pub struct Record {
     pub host: Option<HeaderValue>,
     /// Its route, once it is known.
     pub route: Option<Arc<Route>>,
+    /// The certificate by which the client's connection is known.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// Who asks, once that is known.
     pub consumer: Option<Arc<str>>,
     /// The instance that answered, or was tried last.
@@ -126,6 +129,7 @@ impl Record {
             uri: request.uri().clone(),
             host: request.headers().get(HOST).cloned(),
             route: None,
+            certificate: peer.certificate.clone(),
             consumer: None,
             endpoint: None,
             reason: None,

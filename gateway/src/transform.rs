@@ -43,6 +43,7 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// RFC 9110, section 7.6.3.
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 portcullis");
+const VIA_US_HTTP2: HeaderValue = HeaderValue::from_static("2.0 portcullis");
 
 /// Nesting of JSON that is reshaped.
 pub const JSON_DEPTH_MAX: usize = 64;
@@ -116,7 +117,8 @@ pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Hea
     if let Some(host) = request.head.headers.get(HOST) {
         headers.insert(FORWARDED_HOST, host.clone());
     }
-    headers.append(VIA, VIA_US);
+    let http2 = request.head.version == http::Version::HTTP_2;
+    headers.append(VIA, if http2 { VIA_US_HTTP2 } else { VIA_US });
     headers.insert(REQUEST_ID, request_id);
     if let Some(upgrades) = &route.upgrades {
         upgrades.ask(&request.head, &mut headers);

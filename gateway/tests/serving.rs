@@ -131,7 +131,9 @@ async fn a_connection_serves_many_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_are_answered_and_never_passed_on() {
     let stage = Stage::set("").await;
-    for (bytes, malformed) in table::REFUSED {
+    // HTTP/2's first line is the screen's to refuse where HTTP/2 is not served.
+    let refused: Vec<_> = table::REFUSED.iter().filter(|(bytes, _)| !bytes.starts_with(b"PRI ")).collect();
+    for (bytes, malformed) in &refused {
         let mut stream = stage.connect().await;
         stream.write_all(bytes).await.unwrap();
         let got = answer(&mut stream).await;
@@ -142,7 +144,7 @@ async fn malformed_requests_are_answered_and_never_passed_on() {
     }
     assert_eq!(stage.served.load(Relaxed), 0);
     let counted = stage.running.shared.metrics.unrouted.by_reason("malformed");
-    assert_eq!(counted, table::REFUSED.len() as u64);
+    assert_eq!(counted, refused.len() as u64);
     stage.end().await;
 }
 

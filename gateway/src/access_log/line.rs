@@ -29,6 +29,9 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, now: SystemTime) {
     if let Some(consumer) = &record.consumer {
         line.text("consumer", consumer);
     }
+    if let Some(certificate) = &record.certificate {
+        line.text("certificate", &certificate.subject);
+    }
     if let Some(endpoint) = &record.endpoint {
         line.shown("upstream", endpoint.address);
     }

@@ -1,0 +1,457 @@
+//! What clients' listeners speak, asked by curl, openssl and nghttp2: TLS and clients' certificates, HTTP/2, Unix
+//! sockets.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use gateway::{accept::opening::HandshakeFailure, drain, reload, run::Running};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    runtime::Handle,
+    time::{sleep, timeout},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A gateway in front of a service that answers with the head that it got.
+struct Stage {
+    running: Running,
+    directory: tempfile::TempDir,
+    service: SocketAddr,
+}
+
+impl Stage {
+    /// With these listeners, and other settings.
+    async fn set(listen: &str, settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        certificates(directory.path());
+        let service = echo().await;
+        write(directory.path(), listen, settings, service);
+        let (snapshot, _) = reload::load(&directory.path().join("gateway.yaml"), None).unwrap();
+        let running = Running::start(snapshot).await.unwrap();
+        Self { running, directory, service }
+    }
+
+    fn at(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    /// `curl` with these arguments; `{port}` is the first listener's, `{dir}` where files are.
+    async fn curl(&self, arguments: &str) -> String {
+        self.run("curl", &format!("-sS -i --max-time 15 --cacert {{dir}}/ca.pem {arguments}")).await
+    }
+
+    /// What a program says, on both outputs.
+    async fn run(&self, program: &str, arguments: &str) -> String {
+        let port = self.running.addresses.first().map_or(0, SocketAddr::port).to_string();
+        let directory = self.directory.path().display().to_string();
+        let arguments = arguments.replace("{port}", &port).replace("{dir}", &directory);
+        let mut command = Command::new(program);
+        command.args(arguments.split_whitespace()).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let ran = timeout(PATIENCE, command.output()).await.expect("an end in time");
+        let ran = ran.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+        String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned()
+    }
+
+    /// Takes another configuration.
+    fn reload(&self, listen: &str, settings: &str) -> Result<(), reload::LoadError> {
+        write(self.directory.path(), listen, settings, self.service);
+        reload::reload(&self.at("gateway.yaml"), &self.running.shared, &Handle::current())
+    }
+
+    fn failed(&self, failure: HandshakeFailure) -> u64 {
+        self.running.shared.metrics.handshakes.by_failure(failure)
+    }
+
+    /// What it leaves behind.
+    async fn end(self) -> tempfile::TempDir {
+        tokio::task::spawn_blocking(|| self.running.end()).await.unwrap().unwrap();
+        self.directory
+    }
+}
+
+fn write(directory: &Path, listen: &str, settings: &str, service: SocketAddr) {
+    let text = format!(
+        "listen: {listen}\nworkers: 2\naccess_log: {}\n{settings}\n\
+         upstreams: {{ echo: {{ endpoints: ['{service}'] }} }}\n\
+         routes: [{{ name: all, path: '/{{*rest}}', authenticate: [anonymous], upstream: echo }}]\n",
+        directory.join("access.log").display()
+    );
+    let text = text.replace("{dir}", &directory.display().to_string());
+    fs::write(directory.join("gateway.yaml"), text).unwrap();
+}
+
+/// An authority, and certificates of it for two names and a client.
+fn certificates(directory: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let put = |name: &str, text: String| fs::write(directory.join(name), text).unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "authority");
+    let key = KeyPair::generate().unwrap();
+    put("ca.pem", authority.self_signed(&key).unwrap().pem());
+    let issuer = Issuer::new(authority, key);
+    for (file, names, subject) in [
+        ("a", &["a.example", "localhost"][..], "a"),
+        ("b", &["*.b.example"], "b"),
+        ("client", &["app.clients.example"], "app"),
+    ] {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, subject);
+        let key = KeyPair::generate().unwrap();
+        put(&format!("{file}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
+        put(&format!("{file}.key"), key.serialize_pem());
+    }
+}
+
+/// An HTTP service that answers each request with its head, and its body's length.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(converse(stream));
+        }
+    });
+    address
+}
+
+async fn converse(mut stream: TcpStream) {
+    let mut got = Vec::new();
+    while stream.read_buf(&mut got).await.is_ok_and(|read| read > 0) {
+        while let Some(end) = memchr::memmem::find(&got, b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&got[..end + 2]).into_owned();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
+            while got.len() < end + 4 + length {
+                if stream.read_buf(&mut got).await.unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            got.drain(..end + 4 + length);
+            let large = head.starts_with("GET /large ");
+            let body = if large { "x".repeat(8 << 20) } else { format!("{head}body-bytes: {length}\r\n") };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+const TLS: &str = "[{address: '127.0.0.1:0', tls: {certificates: [\
+    {certificate: a.pem, key: a.key}, {certificate: b.pem, key: b.key}]}}]";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_chooses_its_certificate_and_alpn_the_version() {
+    let stage = Stage::set(TLS, "").await;
+    for (arguments, version) in
+        [("--http2", "HTTP/2 200"), ("--http1.1", "HTTP/1.1 200"), ("--no-alpn", "HTTP/1.1 200")]
+    {
+        for host in ["a.example", "x.b.example"] {
+            let got = stage
+                .curl(&format!("{arguments} --resolve {host}:{{port}}:127.0.0.1 https://{host}:{{port}}/x"))
+                .await;
+            assert!(got.starts_with(version), "{arguments}: {got}");
+            assert!(got.contains("x-forwarded-proto: https"), "{got}");
+            assert!(got.contains(&format!("x-forwarded-host: {host}:")), "{got}");
+        }
+    }
+    // A name that has no certificate gets the first one, which curl does not take.
+    let got = stage.curl("--resolve c.example:{port}:127.0.0.1 https://c.example:{port}/").await;
+    assert!(got.contains("does not match") || got.contains("subject name"), "{got}");
+    let shown =
+        stage.run("openssl", "s_client -connect 127.0.0.1:{port} -servername y.b.example -brief").await;
+    assert!(shown.contains("TLSv1.3") && shown.contains("CN = b"), "{shown}");
+    let old = stage.run("openssl", "s_client -connect 127.0.0.1:{port} -tls1_1 -brief").await;
+    assert!(!old.contains("CONNECTION ESTABLISHED"), "{old}");
+    assert_eq!(stage.failed(HandshakeFailure::Incompatible), 1);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_versions_change_without_a_restart() {
+    let only = |file: &str, more: &str| {
+        format!(
+            "[{{address: '127.0.0.1:0', tls: {{certificates: [{{certificate: {file}.pem, key: {file}.key}}]{more}}}}}]"
+        )
+    };
+    let stage = Stage::set(&only("a", ""), "").await;
+    const CONNECT: &str = "s_client -connect 127.0.0.1:{port} -brief";
+    assert!(stage.run("openssl", CONNECT).await.contains("CN = a"));
+    stage.reload(&only("b", ""), "").unwrap();
+    assert!(stage.run("openssl", CONNECT).await.contains("CN = b"));
+    let tls12 = "s_client -connect 127.0.0.1:{port} -tls1_2 -brief";
+    assert!(stage.run("openssl", tls12).await.contains("TLSv1.2"));
+    stage.reload(&only("b", ", min_version: 1.3"), "").unwrap();
+    assert!(!stage.run("openssl", tls12).await.contains("CONNECTION ESTABLISHED"));
+    // What cannot be used changes nothing, and neither may the address.
+    assert!(stage.reload(&only("none", ""), "").is_err());
+    assert!(stage.reload(&only("b", "").replace("127.0.0.1:0", "127.0.0.2:0"), "").is_err());
+    assert!(stage.run("openssl", CONNECT).await.contains("CN = b"));
+    // A session is resumed on another connection, whichever worker takes it.
+    let first = "s_client -connect 127.0.0.1:{port} -tls1_3 -sess_out {dir}/session -ign_eof";
+    let session = stage.at("session");
+    let mut client = Command::new("openssl");
+    let arguments = first.replace("{port}", &stage.running.addresses[0].port().to_string());
+    let arguments = arguments.replace("{dir}", &stage.directory.path().display().to_string());
+    client.args(arguments.split_whitespace()).stdin(std::process::Stdio::piped());
+    let mut client =
+        client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while !session.exists() {
+        assert!(begun.elapsed() < PATIENCE, "a ticket comes");
+        sleep(Duration::from_millis(10)).await;
+    }
+    client.kill().await.unwrap();
+    let again =
+        stage.run("openssl", "s_client -connect 127.0.0.1:{port} -tls1_3 -sess_in {dir}/session").await;
+    assert!(again.contains("Reused, TLSv1.3"), "{again}");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_show_certificates() {
+    let listen = |client: &str| {
+        format!(
+            "[{{address: '127.0.0.1:0', tls: {{certificates: [{{certificate: a.pem, key: a.key}}], \
+             client_ca: ca.pem, client: {client}}}}}]"
+        )
+    };
+    let stage = Stage::set(&listen("required"), "").await;
+    const WITH: &str = "--cert {dir}/client.pem --key {dir}/client.key https://localhost:{port}/with";
+    const WITHOUT: &str = "https://localhost:{port}/without";
+    assert!(stage.curl(WITH).await.starts_with("HTTP/2 200"));
+    assert!(!stage.curl(WITHOUT).await.contains("200"));
+    assert_eq!(stage.failed(HandshakeFailure::NoCertificate), 1);
+    // Another authority's, which has the same names.
+    let other = rcgen::generate_simple_self_signed(vec!["app.clients.example".to_owned()]).unwrap();
+    fs::write(stage.at("other.pem"), other.cert.pem()).unwrap();
+    fs::write(stage.at("other.key"), other.signing_key.serialize_pem()).unwrap();
+    assert!(
+        !stage
+            .curl("--cert {dir}/other.pem --key {dir}/other.key https://localhost:{port}/")
+            .await
+            .contains("200")
+    );
+    assert_eq!(stage.failed(HandshakeFailure::BadCertificate), 1);
+    stage.reload(&listen("optional"), "").unwrap();
+    assert!(stage.curl(WITHOUT).await.starts_with("HTTP/2 200"));
+    let left = stage.end().await;
+    let lines = fs::read_to_string(left.path().join("access.log")).unwrap();
+    let of = |path: &str| lines.lines().find(|line| line.contains(path)).unwrap_or_default().to_owned();
+    assert!(of("/with\"").contains("\"certificate\":\"CN=app\""), "{lines}");
+    assert!(
+        of("/without\"").contains("\"status\":200") && !of("/without\"").contains("certificate"),
+        "{lines}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_end_is_ended() {
+    let stage = Stage::set(TLS, "timeouts: { header: 200ms }").await;
+    let mut mute = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    let mut clear = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    clear.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+    for stream in [&mut mute, &mut clear] {
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end in time");
+        assert!(!rest.starts_with(b"HTTP"));
+    }
+    let begun = Instant::now();
+    while stage.running.shared.handshakes.count() > 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((stage.failed(HandshakeFailure::Timeout), stage.failed(HandshakeFailure::Protocol)), (1, 1));
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_served_in_the_clear_by_its_preface() {
+    let stage = Stage::set("['127.0.0.1:0']", "").await;
+    let got = stage
+        .curl("--http2-prior-knowledge http://127.0.0.1:{port}/x?y -d hello -H Cookie:a=1 -H te:trailers")
+        .await;
+    assert!(got.starts_with("HTTP/2 200"), "{got}");
+    assert!(got.contains("POST /x?y HTTP/1.1\r\n") && got.contains("body-bytes: 5"), "{got}");
+    assert!(got.contains("via: 2.0 portcullis") && got.contains("x-forwarded-proto: http\r\n"), "{got}");
+    assert!(!got.contains("te: trailers"), "{got}");
+    let large = stage
+        .run(
+            "curl",
+            "-sS --http2-prior-knowledge http://127.0.0.1:{port}/large -o /dev/null -w %{size_download}",
+        )
+        .await;
+    assert_eq!(large, (8 << 20).to_string());
+    let health = stage.curl("--http2-prior-knowledge http://127.0.0.1:{port}/healthz").await;
+    assert!(health.starts_with("HTTP/2 200"), "{health}");
+    let load = stage.run("h2load", "-n 2000 -c 4 -m 20 http://127.0.0.1:{port}/y").await;
+    assert!(load.contains("2000 succeeded, 0 failed, 0 errored"), "{load}");
+    stage.reload("[{address: '127.0.0.1:0', http2: false}]", "").unwrap();
+    let got = stage.curl("--http2-prior-knowledge http://127.0.0.1:{port}/").await;
+    assert!(!got.contains("HTTP/2 200"), "{got}");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_requests_with_two_meanings_are_refused() {
+    let stage = Stage::set("['127.0.0.1:0']", "limits: { header_count: 20 }").await;
+    let many: String = (0..20).map(|number| format!(" -H x-{number}:y")).collect();
+    for (arguments, said) in [
+        ("-H host:a.example", "another host than Host"),
+        ("-H :authority:a.example -H host:a.example", "200"),
+        ("-H :authority:a.example -H host:b.example", "another host than Host"),
+        ("-H :authority:a_b@c", "the host is not a name"),
+        ("-H :method:CONNECT", "PROTOCOL_ERROR"),
+        ("-H :scheme:ftp", "the request target"),
+        ("-H expect:200-ok", "Expect is not"),
+        (&*many, "too many headers"),
+    ] {
+        let got = stage.run("nghttp", &format!("-v {arguments} http://127.0.0.1:{{port}}/x")).await;
+        assert!(got.contains(said), "{arguments}: {got}");
+        let (served, refused) = (said == "200", said != "200" && said != "PROTOCOL_ERROR");
+        assert_eq!(got.contains(":status: 200"), served, "{arguments}: {got}");
+        assert_eq!(got.contains(":status: 400"), refused, "{arguments}: {got}");
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_client_that_reads_nothing_or_rests_is_ended() {
+    let stage =
+        Stage::set("['127.0.0.1:0']", "timeouts: { header: 300ms, stall: 300ms, keep_alive: 400ms }").await;
+    // The window that a connection begins with is never opened again.
+    let mut stalled = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    stalled.write_all(&raw::request("/large")).await.unwrap();
+    let mut resting = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    resting.write_all(&raw::request("/x")).await.unwrap();
+    for stream in [&mut stalled, &mut resting] {
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end in time");
+    }
+    let counted = &stage.running.shared.metrics.connections;
+    assert_eq!((counted.stalled.load(Relaxed), counted.idle.load(Relaxed)), (1, 1));
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_client_that_takes_requests_back_is_cut() {
+    let stage = Stage::set("['127.0.0.1:0']", "http2: { resets: 10 }").await;
+    let mut stream = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    stream.write_all(&raw::beginning()).await.unwrap();
+    for number in 0..1000 {
+        let id = 2 * number + 1;
+        let both = [raw::headers(id, "/large"), raw::reset(id)].concat();
+        if stream.write_all(&both).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end in time");
+    let begun = Instant::now();
+    while stage.running.shared.connections.count() > 0 {
+        assert!(begun.elapsed() < PATIENCE, "the connection is over");
+        sleep(Duration::from_millis(5)).await;
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_http2_clients_to_go() {
+    let stage = Stage::set("['127.0.0.1:0']", "drain: { unready: 0s, close: 1s, end: 5s }").await;
+    let mut stream = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    stream.write_all(&raw::request("/x")).await.unwrap();
+    let begun = Instant::now();
+    while stage.running.shared.metrics.connections.accepted.load(Relaxed) == 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(5)).await;
+    }
+    let shared = stage.running.shared.clone();
+    let draining = tokio::spawn(async move { drain::drain(&shared, std::future::pending()).await });
+    let read = async {
+        let mut got = Vec::new();
+        while !raw::frames(&got).any(|kind| kind == raw::GOAWAY) {
+            assert!(stream.read_buf(&mut got).await.unwrap() > 0, "GOAWAY before the end");
+        }
+    };
+    timeout(PATIENCE, read).await.expect("GOAWAY");
+    drop(stream);
+    let drained = timeout(PATIENCE, draining).await.unwrap().unwrap();
+    assert_eq!((drained.cut, drained.hurried), (0, false));
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_served_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gateway.sock");
+    // What a killed process left.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let listen = format!("[{{address: 'unix:{}', mode: '0600'}}]", socket.display());
+    let stage = Stage::set(&listen, "").await;
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    for (arguments, version) in [("", "HTTP/1.1 200"), ("--http2-prior-knowledge", "HTTP/2 200")] {
+        for _ in 0..4 {
+            let got = stage
+                .curl(&format!("{arguments} --unix-socket {} http://a.example/x", socket.display()))
+                .await;
+            assert!(got.starts_with(version) && got.contains("x-forwarded-for: 127.0.0.1"), "{got}");
+        }
+    }
+    stage.end().await;
+    assert!(!socket.exists());
+}
+
+/// HTTP/2 by hand (RFC 9113, RFC 7541), for what no client does of its own accord.
+mod raw {
+    pub const GOAWAY: u8 = 7;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// Preface and empty settings.
+    pub fn beginning() -> Vec<u8> {
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat()
+    }
+
+    /// `GET path` of a.example, without a body.
+    pub fn headers(stream: u32, path: &str) -> Vec<u8> {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        // :method GET, :scheme http; :path and :authority literally.
+        let block = [&[0x82, 0x86, 0x04][..], &text(path), &[0x01], &text("a.example")].concat();
+        frame(1, 0x5, stream, &block)
+    }
+
+    pub fn reset(stream: u32) -> Vec<u8> {
+        frame(3, 0, stream, &8u32.to_be_bytes())
+    }
+
+    /// A connection's first request.
+    pub fn request(path: &str) -> Vec<u8> {
+        [beginning(), headers(1, path)].concat()
+    }
+
+    /// Kinds of the whole frames in `bytes`.
+    pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = u8> {
+        std::iter::from_fn(move || {
+            let head: &[u8; 9] = bytes.first_chunk()?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            bytes = bytes.get(9 + length..)?;
+            Some(head[3])
+        })
+    }
+}
