@@ -6,6 +6,7 @@
 //! | [`listeners`] | sockets that listen |
 //! | [`stream`] | a client's socket, clear or TLS |
 //! | [`opening`] | what comes before the first request: handshakes |
+//! | [`proxy_protocol`] | what a balancer in front says of the client |
 //! | [`connection`] | one connection, from hyper's point of view and its watchman's |
 //! | [`http2`] | what of a connection is HTTP/2's own |
 //! | [`service`] | the axum router: the health path, and the pipeline for all else |
@@ -17,6 +18,7 @@ pub mod connection;
 pub mod http2;
 pub mod listeners;
 pub mod opening;
+pub mod proxy_protocol;
 pub mod service;
 pub mod stream;
 pub mod watch;

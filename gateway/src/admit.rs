@@ -8,6 +8,7 @@ use http::{
 
 use crate::{
     error::Refusal,
+    forwarded::Family,
     in_flight::InFlightGuard,
     path,
     pipeline::{ClientBody, Peer},
@@ -23,6 +24,8 @@ pub struct Received {
     pub body: ClientBody,
     /// Who asks.
     pub peer: Peer,
+    /// How services are told of it.
+    pub family: Family,
     /// Its place among those in flight.
     pub in_flight: InFlightGuard,
 }
@@ -39,7 +42,8 @@ pub fn admit(
     let in_flight = snapshot.in_flight.enter().ok_or(Refusal::Overloaded)?;
     let (mut head, body) = request.into_parts();
     canonicalise(&mut head.uri)?;
-    Ok(Box::new(Received { head, body, peer: peer.clone(), in_flight }))
+    let family = snapshot.settings.forwarding.family;
+    Ok(Box::new(Received { head, body, peer: peer.clone(), family, in_flight }))
 }
 
 fn canonicalise(uri: &mut Uri) -> Result<(), Refusal> {

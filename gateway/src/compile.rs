@@ -19,6 +19,7 @@ use std::{path::Path, sync::Arc, thread};
 use crate::{
     authenticate::Credentials,
     config::{Document, Findings, document::Behind},
+    forwarded::Forwarding,
     in_flight::InFlight,
     limit,
     snapshot::{DrainTimes, Fixed, Listener, Settings, Snapshot},
@@ -154,6 +155,7 @@ fn settings(
         },
         stall: times.stall.0,
         handshakes: limits.handshakes,
+        forwarding: Forwarding { trusted: document.trusted_proxies.clone(), family: document.forwarded },
         http2: listeners::http2(&document.http2, findings),
         drain: DrainTimes {
             unready: document.drain.unready.0,

@@ -22,7 +22,7 @@
 //! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`] | the process: command line, threads, connections, operators, new configurations, the stop |
 //! | [`tls`] | certificates, keys, what listeners show |
 //! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
-//! | [`path`], [`hop`], [`in_flight`], [`clock`], [`body`], [`small_writes`], [`error`] | small nouns of the stages |
+//! | [`path`], [`hop`], [`forwarded`], [`in_flight`], [`clock`], [`body`], [`small_writes`], [`error`] | small nouns of the stages |
 
 pub mod accept;
 pub mod access_log;
@@ -38,6 +38,7 @@ pub mod compose;
 pub mod config;
 pub mod drain;
 pub mod error;
+pub mod forwarded;
 pub mod hop;
 pub mod in_flight;
 pub mod json;

@@ -128,6 +128,8 @@ pub struct ConnectionMetrics {
     pub stalled: AtomicU64,
     /// Cut because the client took back too many of its HTTP/2 requests.
     pub resets: AtomicU64,
+    /// Closed because a balancer in front did not say for whom they are.
+    pub proxy_header: AtomicU64,
     /// Failures to take one, such as for want of file descriptors.
     pub accept_errors: AtomicU64,
     /// Requests that ended in a panic.

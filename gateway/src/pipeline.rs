@@ -10,9 +10,24 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 use crate::{
-    admit::admit, authenticate::authenticate, authorise::authorise, body::Body, compose, error::Refusal,
-    limit::limit, proxy, record::Record, respond, route::route, screen::Malformed, shared::Shared,
-    snapshot::Action, snapshot::Snapshot, tls::server::ClientCertificate, transform,
+    admit::admit,
+    authenticate::authenticate,
+    authorise::authorise,
+    body::Body,
+    compose,
+    error::Refusal,
+    forwarded::{self, Proxied},
+    limit::limit,
+    proxy,
+    record::Record,
+    respond,
+    route::route,
+    screen::Malformed,
+    shared::Shared,
+    snapshot::Action,
+    snapshot::Snapshot,
+    tls::server::ClientCertificate,
+    transform,
 };
 
 pub use crate::body::ClientBody;
@@ -20,7 +35,7 @@ pub use crate::body::ClientBody;
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The address that the connection came from.
+    /// The client's.
     pub address: std::net::SocketAddr,
     /// The same for `X-Forwarded-For`, made once a connection.
     pub forwarded_for: http::HeaderValue,
@@ -28,6 +43,8 @@ pub struct Peer {
     pub https: bool,
     /// The certificate by which it is known, if it showed one.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// The trusted proxy that named the client, if one did; the address is the client's then.
+    pub proxied: Option<Arc<Proxied>>,
 }
 
 /// Serves one request.
@@ -38,6 +55,8 @@ pub async fn handle(
     request: Request<ClientBody>,
 ) -> Response<Body> {
     let snapshot = shared.snapshot();
+    let behind = forwarded::through(&snapshot.settings.forwarding, peer, request.headers());
+    let peer = behind.as_deref().unwrap_or(peer);
     let mut record = Record::begin(peer, &request);
     let outcome = match malformed {
         Some(malformed) => Err(Refusal::Malformed(malformed)),

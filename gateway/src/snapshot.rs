@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
+
 use crate::{
     accept::http2::Http2Settings,
     authenticate::{Credentials, Ways},
@@ -12,6 +14,7 @@ use crate::{
         document::{AccessLog, Behind},
         listen::ListenAddress,
     },
+    forwarded::Forwarding,
     in_flight::InFlight,
     limit::{Limiter, RouteLimits},
     route::RouteTable,
@@ -56,6 +59,8 @@ pub struct Settings {
     pub stall: Duration,
     /// TLS handshakes at the same time.
     pub handshakes: u32,
+    /// Which proxies are believed, and how services are told of clients.
+    pub forwarding: Forwarding,
     /// Bounds of HTTP/2 connections.
     pub http2: Http2Settings,
     /// Phases of a stop.
@@ -98,6 +103,17 @@ pub struct Listener {
     pub tls: Option<ServerTls>,
     /// HTTP/2 as well.
     pub http2: bool,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Whose connections begin with a PROXY header.
+#[derive(Debug)]
+pub struct ProxyProtocol {
+    /// Theirs.
+    pub from: Vec<IpNet>,
+    /// All of theirs; otherwise one that does not is served as it is.
+    pub required: bool,
 }
 
 /// Where clients are served. Changes with a restart only.

@@ -14,7 +14,9 @@ pub mod template;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, Uri,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, HOST, VIA},
+    header::{
+        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, FORWARDED, HOST, VIA,
+    },
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -24,7 +26,7 @@ use crate::{
     admit::Received,
     body::Body,
     error::{Refusal, UpstreamError},
-    hop,
+    forwarded, hop,
     json::{self, Reshape},
     limit::Admitted,
     pipeline::ClientBody,
@@ -35,10 +37,6 @@ use crate::{
 use headers::HeaderChanges;
 use template::Template;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 /// The request's name in the access log, here and at services.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// RFC 9110, section 7.6.3.
@@ -111,12 +109,7 @@ pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Hea
         Action::Proxy(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
         Action::Compose(_) => credentials_sent_on(&request.head.headers, route),
     };
-    headers.insert(FORWARDED_FOR, request.peer.forwarded_for.clone());
-    headers
-        .insert(FORWARDED_PROTO, HeaderValue::from_static(if request.peer.https { "https" } else { "http" }));
-    if let Some(host) = request.head.headers.get(HOST) {
-        headers.insert(FORWARDED_HOST, host.clone());
-    }
+    forwarded::tell(&mut headers, request);
     let http2 = request.head.version == http::Version::HTTP_2;
     headers.append(VIA, if http2 { VIA_US_HTTP2 } else { VIA_US });
     headers.insert(REQUEST_ID, request_id);

@@ -156,6 +156,7 @@ async fn get(shared: &Arc<Shared>) -> (StatusCode, HeaderMap, String) {
         forwarded_for: HeaderValue::from_static("192.0.2.1"),
         https: false,
         certificate: None,
+        proxied: None,
     };
     let request = Request::get("/overview/7").header("host", "api.example").header("x-private", "1");
     let request = request.body(ClientBody::Empty).expect("a request");

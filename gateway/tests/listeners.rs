@@ -1,5 +1,5 @@
 //! What clients' listeners speak, asked by curl, openssl and nghttp2: TLS and clients' certificates, HTTP/2, Unix
-//! sockets.
+//! sockets, the PROXY protocol, proxies in front.
 
 use std::{
     fs,
@@ -412,6 +412,113 @@ async fn a_unix_socket_is_served_and_removed() {
     }
     stage.end().await;
     assert!(!socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balancer_says_for_whom_it_connects() {
+    let listen = |required: bool| {
+        format!(
+            "[{{address: '127.0.0.1:0', proxy_protocol: {{from: [127.0.0.0/30], required: {required}}}}}, \
+             {{address: '127.0.0.1:0', proxy_protocol: {{from: [127.0.0.0/30]}}, \
+             tls: {{certificates: [{{certificate: a.pem, key: a.key}}]}}}}]"
+        )
+    };
+    let stage = Stage::set(&listen(true), "").await;
+    const PLAIN: &str = "http://127.0.0.1:{port}/x";
+    for (arguments, version) in [("", "HTTP/1.1 200"), ("--http2-prior-knowledge", "HTTP/2 200")] {
+        let got = stage.curl(&format!("--haproxy-protocol {arguments} {PLAIN}")).await;
+        assert!(got.starts_with(version), "{got}");
+    }
+    let mut stream = TcpStream::connect(stage.running.addresses[0]).await.unwrap();
+    let request = "GET /x HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+    let bytes = format!("PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\n{request}");
+    for piece in bytes.as_bytes().chunks(20) {
+        stream.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut got = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut got)).await.unwrap().unwrap();
+    assert!(got.contains("x-forwarded-for: 192.0.2.7\r\n"), "{got}");
+    // HAProxy's version 2, in front of TLS that it does not read.
+    let through = stage.running.addresses[1].port();
+    let (mut balancer, port) = haproxy(stage.directory.path(), through).await;
+    let got = stage
+        .curl(&format!(
+            "--interface 127.0.0.7 --resolve localhost:{port}:127.0.0.1 https://localhost:{port}/x"
+        ))
+        .await;
+    assert!(got.starts_with("HTTP/2 200") && got.contains("x-forwarded-for: 127.0.0.7\r\n"), "{got}");
+    balancer.kill().await.unwrap();
+    // Whoever must say it and does not is not served; whoever is not asked may not say it.
+    let counted = &stage.running.shared.metrics.connections.proxy_header;
+    assert!(!stage.curl(PLAIN).await.contains("200"));
+    assert_eq!(counted.load(Relaxed), 1);
+    assert!(
+        stage
+            .curl(&format!("--interface 127.0.0.7 {PLAIN}"))
+            .await
+            .contains("x-forwarded-for: 127.0.0.7\r\n")
+    );
+    let forged = stage.curl(&format!("--interface 127.0.0.7 --haproxy-protocol {PLAIN}")).await;
+    assert!(forged.starts_with("HTTP/1.1 400"), "{forged}");
+    stage.reload(&listen(false), "").unwrap();
+    assert!(stage.curl(PLAIN).await.starts_with("HTTP/1.1 200"));
+    stage.end().await;
+}
+
+/// HAProxy in front of a port of this host, and its own port.
+async fn haproxy(directory: &Path, port: u16) -> (tokio::process::Child, u16) {
+    let file = directory.join("haproxy.cfg");
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "haproxy listens");
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let text = format!(
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
+             listen front\n bind 127.0.0.1:{free}\n server gateway 127.0.0.1:{port} send-proxy-v2\n"
+        );
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-q", "-f"]).arg(&file).kill_on_drop(true);
+        let mut child = command.spawn().expect("haproxy is needed");
+        // Somebody else may have taken the port: it ends then.
+        while child.try_wait().unwrap().is_none() {
+            if TcpStream::connect(("127.0.0.1", free)).await.is_ok() {
+                return (child, free);
+            }
+            assert!(begun.elapsed() < PATIENCE, "haproxy listens");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_trusted_proxies_name_clients() {
+    const TRUST: &str = "trusted_proxies: [127.0.0.0/30]\n";
+    let stage = Stage::set("['127.0.0.1:0']", TRUST).await;
+    const SAID: &str = "-H X-Forwarded-For:192.0.2.66,192.0.2.7 -H X-Forwarded-Proto:https -H Forwarded:for=192.0.2.8 http://127.0.0.1:{port}/x";
+    let got = stage.curl(SAID).await;
+    assert!(got.contains("x-forwarded-for: 192.0.2.66,192.0.2.7, 127.0.0.1\r\n"), "{got}");
+    assert!(got.contains("x-forwarded-proto: https\r\n") && !got.contains("\r\nforwarded: "), "{got}");
+    let other = stage.curl(&format!("--interface 127.0.0.7 {SAID}")).await;
+    assert!(other.contains("x-forwarded-for: 127.0.0.7\r\n"), "{other}");
+    assert!(other.contains("x-forwarded-proto: http\r\n") && !other.contains("\r\nforwarded: "), "{other}");
+    stage.reload("['127.0.0.1:0']", &format!("{TRUST}forwarded: forwarded")).unwrap();
+    let got = stage.curl(SAID).await;
+    assert!(got.contains("\r\nforwarded: for=192.0.2.8, for=127.0.0.1;host=\"127.0.0.1:"), "{got}");
+    assert!(got.contains("\";proto=http\r\n") && !got.contains("x-forwarded-"), "{got}");
+    stage.reload("['127.0.0.1:0']", "forwarded: both").unwrap();
+    let got = stage.curl(SAID).await;
+    assert!(
+        got.contains("x-forwarded-for: 127.0.0.1\r\n") && got.contains("\r\nforwarded: for=127.0.0.1;host"),
+        "{got}"
+    );
+    let left = stage.end().await;
+    let lines = fs::read_to_string(left.path().join("access.log")).unwrap();
+    // Each worker has its own lines, so their order is not the requests'.
+    for client in ["192.0.2.7:0\"", "127.0.0.7:", "192.0.2.8:0\"", "127.0.0.1:"] {
+        assert_eq!(lines.matches(&format!("\"client\":\"{client}")).count(), 1, "{client} in {lines}");
+    }
 }
 
 /// HTTP/2 by hand (RFC 9113, RFC 7541), for what no client does of its own accord.

@@ -1,4 +1,4 @@
-//! What comes before the first request: the TLS handshake, or the first bytes, which say whether HTTP/2 is spoken.
+//! What comes before the first request: a PROXY header, the TLS handshake, or the first bytes, which say whether HTTP/2 is spoken.
 //!
 //! One allocation, given back when the connection is open. The watchman ends what takes longer than `timeouts.header`.
 
@@ -11,7 +11,10 @@ use std::{
 use http::HeaderValue;
 use tokio_rustls::TlsAcceptor;
 
-use super::stream::{Clear, ClientStream, Socket};
+use super::{
+    proxy_protocol::{self, NoHeader},
+    stream::{Clear, ClientStream, Socket},
+};
 use crate::{
     in_flight::InFlightGuard,
     pipeline::Peer,
@@ -90,25 +93,58 @@ pub async fn open(
     listener: Arc<Listener>,
     shared: Arc<Shared>,
 ) -> Option<Opened> {
+    // An IPv4 client of an IPv6 socket is the IPv4 client that it is.
+    let mut address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let mut ahead = Vec::new();
+    if let Some(protocol) = &listener.proxy_protocol
+        && protocol.from.iter().any(|net| net.contains(&address.ip()))
+    {
+        match introduction(&socket, &mut ahead, protocol.required).await {
+            Ok(client) => address = client.unwrap_or(address),
+            Err(error) => {
+                shared.metrics.connections.proxy_header.fetch_add(1, Relaxed);
+                tracing::debug!(proxy = %address, %error, "no PROXY header");
+                return None;
+            }
+        }
+    }
     match &listener.tls {
-        Some(tls) => Box::pin(shake_hands(Clear::new(socket, Vec::new()), address, tls, &shared)).await,
-        None if listener.http2 => first_bytes(socket, address).await.ok().flatten(),
-        None => Some(Opened::clear(Clear::new(socket, Vec::new()), address, false)),
+        Some(tls) => Box::pin(shake_hands(Clear::new(socket, ahead), address, tls, &shared)).await,
+        None if listener.http2 => first_bytes(socket, ahead, address).await.ok().flatten(),
+        None => Some(Opened::clear(Clear::new(socket, ahead), address, false)),
+    }
+}
+
+/// Reads a PROXY header, and says whom it names. What follows it is left in `ahead`.
+async fn introduction(
+    socket: &Socket,
+    ahead: &mut Vec<u8>,
+    required: bool,
+) -> io::Result<Option<SocketAddr>> {
+    loop {
+        match proxy_protocol::parse(ahead) {
+            Ok(Some(header)) => {
+                ahead.drain(..header.bytes);
+                let client = header.client;
+                return Ok(client.map(|client| SocketAddr::new(client.ip().to_canonical(), client.port())));
+            }
+            Ok(None) if socket.read_once(ahead, FIRST_BYTES).await? > 0 => {}
+            Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(NoHeader::Missing) if !required => return Ok(None),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
     }
 }
 
 /// Reads until it is known what is spoken; none at the end of the stream.
-async fn first_bytes(socket: Socket, address: SocketAddr) -> io::Result<Option<Opened>> {
-    let mut bytes = Vec::new();
-    loop {
+async fn first_bytes(socket: Socket, mut bytes: Vec<u8>, address: SocketAddr) -> io::Result<Option<Opened>> {
+    while bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes) {
         if socket.read_once(&mut bytes, FIRST_BYTES).await? == 0 {
             return Ok(None);
         }
-        if bytes.len() >= PREFACE.len() || !PREFACE.starts_with(&bytes) {
-            let http2 = bytes.starts_with(PREFACE);
-            return Ok(Some(Opened::clear(Clear::new(socket, bytes), address, http2)));
-        }
     }
+    let http2 = bytes.starts_with(PREFACE);
+    Ok(Some(Opened::clear(Clear::new(socket, bytes), address, http2)))
 }
 
 async fn shake_hands(
@@ -148,11 +184,9 @@ impl Opened {
 }
 
 fn peer(address: SocketAddr, https: bool, certificate: Option<Arc<ClientCertificate>>) -> Arc<Peer> {
-    // An IPv4 client of an IPv6 socket is the IPv4 client that it is.
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let text = address.ip().to_string();
     let forwarded_for = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
-    Arc::new(Peer { address, forwarded_for, https, certificate })
+    Arc::new(Peer { address, forwarded_for, https, certificate, proxied: None })
 }
 
 impl Drop for Handshake<'_> {

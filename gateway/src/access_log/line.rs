@@ -116,6 +116,7 @@ mod tests {
             forwarded_for: HeaderValue::from_static("192.0.2.7"),
             https: false,
             certificate: None,
+            proxied: None,
         };
         Record::begin(&peer, &Request::get(target).header("host", "a.example").body(()).unwrap())
     }

@@ -9,9 +9,9 @@ use crate::{
     accept::http2::Http2Settings,
     config::{
         Document, Findings,
-        listen::{Http2Document, ListenAddress, ListenDocument, TlsDocument},
+        listen::{Http2Document, ListenAddress, ListenDocument, ProxyProtocolDocument, TlsDocument},
     },
-    snapshot::{Listener, Place},
+    snapshot::{Listener, Place, ProxyProtocol},
     tls::server::ServerTls,
 };
 
@@ -63,7 +63,14 @@ fn listener(
         let previous = previous.and_then(|previous| previous.tls.as_ref());
         compile_tls(&format!("{field}.tls"), tls, settings.http2, context, previous, findings)
     });
-    Listener { place: Place { address: address.clone(), mode }, tls, http2: settings.http2 }
+    let proxy_protocol = settings.proxy_protocol.as_ref().map(|written| {
+        let ProxyProtocolDocument { from, required } = &written.value;
+        if from.is_empty() {
+            findings.error(written, format!("{field}.proxy_protocol.from"), "name at least one network");
+        }
+        ProxyProtocol { from: from.clone(), required: *required }
+    });
+    Listener { place: Place { address: address.clone(), mode }, tls, http2: settings.http2, proxy_protocol }
 }
 
 fn compile_tls(

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -14,6 +15,7 @@ use super::{
     units::{Duration, Size},
     upstream::UpstreamDocument,
 };
+use crate::forwarded::Family;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -43,6 +45,12 @@ pub struct Document {
     /// Times that clients are given.
     #[serde(default)]
     pub timeouts: TimeoutsDocument,
+    /// Proxies in front whose word on the client's address is taken, as networks.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// In which headers they give it, and services are told it.
+    #[serde(default)]
+    pub forwarded: Family,
     /// Bounds of clients' HTTP/2 connections.
     #[serde(default)]
     pub http2: Http2Document,

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
+use ipnet::IpNet;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, value::MapAccessDeserializer},
@@ -37,6 +38,19 @@ pub struct ListenSettings {
     pub tls: Option<Spanned<TlsDocument>>,
     /// HTTP/2 as well: by ALPN where there is TLS, by its preface where there is none.
     pub http2: bool,
+    /// Connections begin with a PROXY header that names the client.
+    pub proxy_protocol: Option<Spanned<ProxyProtocolDocument>>,
+}
+
+/// Whose connections begin with a PROXY header, version 1 or 2.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocolDocument {
+    /// Those of these networks; all others are served as they come.
+    pub from: Vec<IpNet>,
+    /// All of theirs must; otherwise they may.
+    #[serde(default = "yes")]
+    pub required: bool,
 }
 
 /// TLS at a listener.
@@ -122,7 +136,7 @@ impl Default for Http2Document {
 
 impl Default for ListenSettings {
     fn default() -> Self {
-        Self { mode: None, tls: None, http2: true }
+        Self { mode: None, tls: None, http2: true, proxy_protocol: None }
     }
 }
 
@@ -192,12 +206,14 @@ struct Written {
     tls: Option<Spanned<TlsDocument>>,
     #[serde(default = "yes")]
     http2: bool,
+    #[serde(default)]
+    proxy_protocol: Option<Spanned<ProxyProtocolDocument>>,
 }
 
 impl From<Written> for ListenDocument {
     fn from(written: Written) -> Self {
-        let Written { address, mode, tls, http2 } = written;
-        Self { address, settings: ListenSettings { mode, tls, http2 } }
+        let Written { address, mode, tls, http2, proxy_protocol } = written;
+        Self { address, settings: ListenSettings { mode, tls, http2, proxy_protocol } }
     }
 }
 

@@ -203,6 +203,7 @@ fn connections(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::
         ("slow_head", &counted.slow_head),
         ("stalled", &counted.stalled),
         ("resets", &counted.resets),
+        ("proxy_header", &counted.proxy_header),
     ];
     let closed = closed.map(|(reason, counter)| ([("reason", reason)], counter.load(Relaxed)));
     out.counters("connections_closed", "Connections that the gateway closed, by reason", closed)?;
