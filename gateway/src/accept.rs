@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch::Receiver;
+use tokio::{sync::watch::Receiver, task::JoinSet};
 
 use crate::{access_log::AccessLog, metrics, screen::HeadLimits, shared::Shared, upstream::pool};
 use connection::Served;
@@ -46,7 +46,18 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
     connection: close\r\n\r\n";
 
-/// Starts worker number `number`. It ends when `stop` becomes true; connections that are left are cut.
+/// What workers are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// Take connections and serve them.
+    Serve,
+    /// Serve those that were taken, and let go of the listeners.
+    TakeNoMore,
+    /// End; what is left is cut.
+    End,
+}
+
+/// Starts worker number `number`, which does what `orders` say.
 ///
 /// # Errors
 /// No thread can be started.
@@ -54,13 +65,13 @@ pub fn start(
     number: usize,
     listeners: Listeners,
     shared: Arc<Shared>,
-    stop: Receiver<bool>,
+    orders: Receiver<Work>,
 ) -> io::Result<JoinHandle<io::Result<()>>> {
     thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         metrics::count_as(number);
         AccessLog::buffer_here();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ended = runtime.block_on(work(listeners, shared.clone(), stop));
+        let ended = runtime.block_on(work(listeners, shared.clone(), orders));
         // Cuts what is left, which closes its records, before the lines of this thread are handed on.
         drop(runtime);
         shared.access_log.hand_on();
@@ -68,15 +79,18 @@ pub fn start(
     })
 }
 
-async fn work(listeners: Listeners, shared: Arc<Shared>, mut stop: Receiver<bool>) -> io::Result<()> {
+async fn work(listeners: Listeners, shared: Arc<Shared>, mut orders: Receiver<Work>) -> io::Result<()> {
     let watchman = Watchman::new(shared.clone());
     let served = Arc::new(Served::new(shared, watchman.clone()));
-    for (index, source) in listeners.into_sources()?.into_iter().enumerate() {
-        tokio::spawn(take(source, index, served.clone()));
+    let mut taking = JoinSet::new();
+    for (index, source) in listeners.into_sources()? {
+        taking.spawn(take(source, index, served.clone()));
     }
     tokio::spawn(watchman.walk());
-    // An error means that nobody is left who could say stop.
-    let _ = stop.wait_for(|stop| *stop).await;
+    // An error means that nobody is left who could say so.
+    let _ = orders.wait_for(|work| *work >= Work::TakeNoMore).await;
+    taking.shutdown().await;
+    let _ = orders.wait_for(|work| *work >= Work::End).await;
     pool::clear();
     Ok(())
 }

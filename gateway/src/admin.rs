@@ -64,6 +64,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     });
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "process": std::process::id(),
         "phase": format!("{:?}", shared.phase()).to_lowercase(),
         "configuration": {
             "generation": snapshot.generation,
@@ -71,6 +72,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "last_successful": !config.last_failed.load(Relaxed),
         },
         "connections": shared.connections.count(),
+        "tunnels": snapshot.tunnels.count(),
         "in_flight": snapshot.in_flight.count(),
         "waiting_for_keys_of": waiting_for(&shared),
         "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),

@@ -55,6 +55,9 @@ Signals:
                    connections for drain.close, then idle connections are closed and requests may
                    end for drain.end; a second one ends at once
   SIGHUP           read the configuration again, open the access log's file anew
+  SIGUSR2          start this program anew, which may be another version by now, and let it take
+                   over: it gets the listening sockets, and this process serves what it has taken
+                   for drain.close and drain.end; if the new one does not serve, this one goes on
 
 Examples:
   gateway run --config /etc/portcullis/gateway.yaml

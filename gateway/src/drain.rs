@@ -28,10 +28,24 @@ pub struct Drained {
     pub hurried: bool,
 }
 
+/// Serves what is left after another process took over: it takes all that comes, so that nobody need be told.
+pub async fn leave(shared: &Arc<Shared>, hurry: impl Future<Output = ()>) -> Drained {
+    shared.hand_over();
+    until_over(shared, closing_phases(shared), hurry).await
+}
+
 /// Stops, until nothing is left, the times are over, or `hurry` says to end now.
 pub async fn drain(shared: &Arc<Shared>, hurry: impl Future<Output = ()>) -> Drained {
+    until_over(shared, phases(shared), hurry).await
+}
+
+async fn until_over(
+    shared: &Shared,
+    phases: impl Future<Output = ()>,
+    hurry: impl Future<Output = ()>,
+) -> Drained {
     let hurried = tokio::select! {
-        () = phases(shared) => false,
+        () = phases => false,
         () = hurry => true,
     };
     let cut = shared.open();
@@ -43,11 +57,16 @@ pub async fn drain(shared: &Arc<Shared>, hurry: impl Future<Output = ()>) -> Dra
 }
 
 async fn phases(shared: &Arc<Shared>) {
+    let unready = shared.snapshot().settings.drain.unready;
+    tracing::info!(connections = shared.open(), "stopping: unready for {unready:?}");
+    shared.advance(Phase::Unready);
+    sleep(unready).await;
+    closing_phases(shared).await;
+}
+
+async fn closing_phases(shared: &Arc<Shared>) {
     let times = shared.snapshot().settings.drain;
     let open = || shared.open();
-    tracing::info!(connections = open(), "stopping: unready for {:?}", times.unready);
-    shared.advance(Phase::Unready);
-    sleep(times.unready).await;
     tracing::info!(connections = open(), "stopping: answers close their connections for {:?}", times.close);
     shared.advance(Phase::Closing);
     if timeout(times.close, until_none(shared)).await.is_ok() {

@@ -19,7 +19,7 @@
 //! | [`respond`] | refusals become statuses and problem documents, here alone |
 //! | [`config`], [`compile`], [`snapshot`] | the file, what is wrong with it, what requests read |
 //! | [`shared`], [`record`], [`metrics`], [`access_log`] | what workers share, what is known of a request, counters, lines |
-//! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`] | the process: command line, threads, connections, operators, new configurations, the stop |
+//! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`], [`handover`], [`service_manager`] | the process: command line, threads, connections, operators, new configurations, the stop, the next process |
 //! | [`tls`] | certificates, keys, what listeners show |
 //! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
 //! | [`path`], [`hop`], [`forwarded`], [`in_flight`], [`clock`], [`body`], [`small_writes`], [`error`] | small nouns of the stages |
@@ -39,6 +39,7 @@ pub mod config;
 pub mod drain;
 pub mod error;
 pub mod forwarded;
+pub mod handover;
 pub mod hop;
 pub mod in_flight;
 pub mod json;
@@ -54,6 +55,7 @@ pub mod respond;
 pub mod route;
 pub mod run;
 pub mod screen;
+pub mod service_manager;
 pub mod shared;
 pub mod small_writes;
 pub mod snapshot;

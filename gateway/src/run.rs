@@ -3,7 +3,15 @@
 //! Clients are served by the workers alone; everything else (health checks, keys, operators, reloads, the stop) runs
 //! on the background runtime of this thread.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -11,17 +19,24 @@ use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::{sleep, timeout},
 };
 
 use crate::{
-    accept::{self, Listeners, SocketFiles},
+    accept::{self, Listeners, SocketFiles, Work},
     access_log::AccessLog,
     admin, drain,
+    handover::{self, HandoverError, Inherited},
     reload::{self, watch::FileWatch},
+    service_manager,
     shared::Shared,
     snapshot::Snapshot,
 };
 
+/// Until the keys of all issuers are there, where another process serves meanwhile.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at that.
+const READY_LOOK: Duration = Duration::from_millis(10);
 /// The last lines of the access log may take so long.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -34,7 +49,9 @@ pub struct Running {
     /// Where operators are served.
     pub admin: Option<SocketAddr>,
     workers: Vec<JoinHandle<io::Result<()>>>,
-    stop: watch::Sender<bool>,
+    orders: watch::Sender<Work>,
+    /// All sockets that listen, once more: for a process that takes over.
+    sockets: Vec<OwnedFd>,
     files: SocketFiles,
 }
 
@@ -44,25 +61,62 @@ impl Running {
     /// # Errors
     /// An address cannot be listened at, the access log cannot be opened, no thread can be started.
     pub async fn start(snapshot: Snapshot) -> anyhow::Result<Self> {
+        Self::take_over(snapshot, &mut Inherited::default()).await
+    }
+
+    /// The same with inherited sockets. Where another process waits, serving begins when nothing is missing any more.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; keys of issuers that do not come.
+    pub async fn take_over(snapshot: Snapshot, inherited: &mut Inherited) -> anyhow::Result<Self> {
         let fixed = snapshot.settings.fixed.clone();
-        let (listeners, files) = Listeners::bind(&fixed.listen, fixed.workers)
+        let (listeners, mut files) = Listeners::bind(&fixed.listen, fixed.workers, inherited)
             .map_err(|(address, error)| anyhow::anyhow!("cannot listen at {address}: {error}"))?;
         let addresses = listeners.first().map(Listeners::addresses).unwrap_or_default();
         let access_log = AccessLog::start(&fixed.access_log).context("cannot open the access log")?;
         let shared = Shared::with_log(snapshot, access_log);
         reload::accompany(&shared.snapshot(), &Handle::current());
+        if inherited.is_handover() {
+            timeout(READY_PATIENCE, until_ready(&shared))
+                .await
+                .context("the keys of an issuer are missing")?;
+        }
+        let mut sockets = Vec::new();
+        for listeners in &listeners {
+            sockets.extend(listeners.duplicates().context("cannot keep the listeners")?);
+        }
+        let (orders, taken) = watch::channel(Work::Serve);
         let admin = match fixed.admin {
-            Some(address) => Some(serve_operators(address, shared.clone()).await?),
+            Some(address) => {
+                let listener = operators_listener(address, inherited)
+                    .with_context(|| format!("cannot listen at {address} (admin)"))?;
+                let actual = listener.local_addr()?;
+                sockets.push(listener.try_clone()?.into());
+                serve_operators(TcpListener::from_std(listener)?, shared.clone(), taken.clone());
+                Some(actual)
+            }
             None => None,
         };
-        let (stop, stopped) = watch::channel(false);
         let workers = listeners
             .into_iter()
             .enumerate()
-            .map(|(number, listeners)| accept::start(number, listeners, shared.clone(), stopped.clone()))
+            .map(|(number, listeners)| accept::start(number, listeners, shared.clone(), taken.clone()))
             .collect::<io::Result<_>>()
             .context("cannot start a worker")?;
-        Ok(Self { shared, addresses, admin, workers, stop, files })
+        files.adopt();
+        Ok(Self { shared, addresses, admin, workers, orders, sockets, files })
+    }
+
+    /// Lets another process take over. Then this one takes no connection any more.
+    ///
+    /// # Errors
+    /// [`HandoverError`]; this process goes on as if nothing had been.
+    async fn hand_over(&mut self) -> Result<u32, HandoverError> {
+        let process = handover::hand_over(&self.sockets).await?;
+        let _ = self.orders.send(Work::TakeNoMore);
+        self.sockets.clear();
+        self.files.leave();
+        Ok(process)
     }
 
     /// Ends the workers, cutting what is left, and writes the last lines.
@@ -70,7 +124,7 @@ impl Running {
     /// # Errors
     /// A worker could not do its work.
     pub fn end(self) -> anyhow::Result<()> {
-        let _ = self.stop.send(true);
+        let _ = self.orders.send(Work::End);
         let mut ended = Ok(());
         for worker in self.workers {
             match worker.join() {
@@ -84,16 +138,33 @@ impl Running {
     }
 }
 
-async fn serve_operators(address: SocketAddr, shared: Arc<Shared>) -> anyhow::Result<SocketAddr> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen at {address} (admin)"))?;
-    let address = listener.local_addr()?;
+async fn until_ready(shared: &Shared) {
+    while !shared.is_ready() {
+        sleep(READY_LOOK).await;
+    }
+}
+
+fn operators_listener(address: SocketAddr, inherited: &mut Inherited) -> io::Result<StdListener> {
+    match inherited.tcp(address).into_iter().next() {
+        Some(listener) => Ok(listener),
+        None => {
+            let listener = StdListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        }
+    }
+}
+
+fn serve_operators(listener: TcpListener, shared: Arc<Shared>, mut orders: watch::Receiver<Work>) {
+    let over = async move {
+        let _ = orders.wait_for(|work| *work >= Work::TakeNoMore).await;
+    };
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, admin::router(shared)).await {
+        let serving = axum::serve(listener, admin::router(shared)).with_graceful_shutdown(over);
+        if let Err(error) = serving.await {
             tracing::error!(%error, "the operators' listener ended");
         }
     });
-    Ok(address)
 }
 
 /// Runs the gateway with the configuration `file` until a signal stops it.
@@ -101,13 +172,22 @@ async fn serve_operators(address: SocketAddr, shared: Arc<Shared>) -> anyhow::Re
 /// # Errors
 /// It cannot start, or a worker failed.
 pub fn run(file: &Path) -> anyhow::Result<()> {
-    let (snapshot, warnings) = reload::load(file, None)
-        .map_err(|error| anyhow::anyhow!("{} is refused:\n{error}", file.display()))?;
+    let mut inherited = Inherited::take().context("cannot take over sockets")?;
+    let loaded =
+        reload::load(file, None).map_err(|error| anyhow::anyhow!("{} is refused:\n{error}", file.display()));
     raise_descriptor_limit();
     let background = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     background.block_on(async {
         let mut signals = Signals::new().context("cannot take signals")?;
-        let running = Running::start(snapshot).await?;
+        let started = match loaded {
+            Ok((snapshot, warnings)) => {
+                Running::take_over(snapshot, &mut inherited).await.map(|running| (running, warnings))
+            }
+            Err(error) => Err(error),
+        };
+        inherited.tell(started.as_ref().map(|_| ()).map_err(|error| format!("{error:#}")));
+        let (mut running, warnings) = started?;
+        service_manager::ready();
         reload::note_warnings(file, &running.shared, &warnings);
         for address in &running.addresses {
             tracing::info!("serving at {address}");
@@ -118,8 +198,13 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
         if let Some(address) = running.admin {
             tracing::info!("operators are served at {address}");
         }
-        signals.obey(file, &running.shared).await;
-        drain::drain(&running.shared, signals.stop()).await;
+        match signals.obey(file, &mut running).await {
+            Ended::Stop => {
+                service_manager::stopping();
+                drain::drain(&running.shared, signals.stop()).await
+            }
+            Ended::HandedOver => drain::leave(&running.shared, signals.stop()).await,
+        };
         tokio::task::spawn_blocking(|| running.end()).await?
     })
 }
@@ -129,6 +214,15 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    hand_over: Signal,
+}
+
+/// Why this process goes.
+enum Ended {
+    /// It was told to.
+    Stop,
+    /// Another one serves.
+    HandedOver,
 }
 
 impl Signals {
@@ -137,17 +231,35 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            hand_over: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Takes new configurations until a signal says to stop.
-    async fn obey(&mut self, file: &Path, shared: &Arc<Shared>) {
+    /// Takes new configurations until a signal says to stop, or another process has taken over.
+    async fn obey(&mut self, file: &Path, running: &mut Running) -> Ended {
+        let shared = running.shared.clone();
         let mut file_watch = FileWatch::new(file);
         let background = Handle::current();
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return Ended::Stop,
+                _ = self.interrupt.recv() => return Ended::Stop,
+                _ = self.hand_over.recv() => {
+                    tracing::info!("starting the process that takes over");
+                    let handed_over = tokio::select! {
+                        handed_over = running.hand_over() => handed_over,
+                        () = self.stop() => return Ended::Stop,
+                    };
+                    match handed_over {
+                        Ok(process) => {
+                            tracing::info!(process, "another process serves");
+                            service_manager::handed_over(process);
+                            return Ended::HandedOver;
+                        }
+                        Err(error) => tracing::error!("this process goes on: {error}"),
+                    }
+                    continue;
+                }
                 _ = self.hang_up.recv() => {
                     file_watch.seen_now();
                     shared.access_log.reopen();
@@ -155,7 +267,9 @@ impl Signals {
                 () = file_watch.changed() => {}
             }
             // Refused configurations are logged and counted there.
-            let _ = reload::reload(file, shared, &background);
+            service_manager::reloading();
+            let _ = reload::reload(file, &shared, &background);
+            service_manager::ready();
         }
     }
 

@@ -16,6 +16,7 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     phase: AtomicU8,
     was_ready: AtomicBool,
+    handed_over: AtomicBool,
     /// Counters.
     pub metrics: Metrics,
     /// Clients' connections.
@@ -57,6 +58,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             phase: AtomicU8::new(Phase::Serving as u8),
             was_ready: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             metrics: Metrics::default(),
         })
     }
@@ -92,6 +94,10 @@ impl Shared {
     /// Whether requests should be sent here: no stop, and the keys of all issuers have been there once. A later
     /// configuration whose keys are missing fails its own routes, and does not take the gateway away from all others.
     pub fn is_ready(&self) -> bool {
+        // What is asked on a kept connection is asked of the gateway, which goes on in another process.
+        if self.handed_over.load(Relaxed) {
+            return true;
+        }
         if self.phase() != Phase::Serving {
             return false;
         }
@@ -100,6 +106,11 @@ impl Shared {
             self.was_ready.store(true, Relaxed);
         }
         ready
+    }
+
+    /// Another process serves at the same addresses from now on.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Relaxed);
     }
 
     /// A stop goes on; it never goes back.

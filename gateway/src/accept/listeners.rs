@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdTcpListener},
+    os::fd::OwnedFd,
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
@@ -14,14 +15,14 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::stream::Socket;
-use crate::{config::listen::ListenAddress, snapshot::Place};
+use crate::{config::listen::ListenAddress, handover::Inherited, snapshot::Place};
 
 /// Connections that the kernel holds until a worker takes them.
 const BACKLOG: i32 = 4096;
 
-/// One worker's sockets, in the order of the configuration.
+/// One worker's sockets, each with its place's index in the configuration.
 #[derive(Debug)]
-pub struct Listeners(Vec<Bound>);
+pub struct Listeners(Vec<(usize, Bound)>);
 
 #[derive(Debug)]
 enum Bound {
@@ -31,7 +32,11 @@ enum Bound {
 
 /// Files of Unix sockets; removed when this is dropped.
 #[derive(Debug, Default)]
-pub struct SocketFiles(Vec<PathBuf>);
+pub struct SocketFiles {
+    own: Vec<PathBuf>,
+    /// Another process' until it has handed over.
+    inherited: Vec<PathBuf>,
+}
 
 /// A socket from which a worker takes connections.
 pub(super) enum Source {
@@ -40,29 +45,48 @@ pub(super) enum Source {
 }
 
 impl Listeners {
-    /// Listens at each place for each worker. Port 0 becomes one free port for all of them.
+    /// Listens at each place for each worker. Port 0 becomes one free port for all of them. Inherited sockets come first;
+    /// all of them are used, since connections may wait in each.
     ///
     /// # Errors
     /// The address, and why it cannot be listened at.
     pub fn bind(
         places: &[Place],
         workers: usize,
+        inherited: &mut Inherited,
     ) -> Result<(Vec<Self>, SocketFiles), (ListenAddress, io::Error)> {
         let mut all: Vec<_> = (0..workers).map(|_| Self(Vec::new())).collect();
         let mut files = SocketFiles::default();
-        for place in places {
+        for (place_index, place) in places.iter().enumerate() {
             let bound = match &place.address {
-                ListenAddress::Tcp(address) => bind_tcp(*address, &mut all),
-                ListenAddress::Unix(path) => bind_unix(path, place.mode, &mut all, &mut files),
+                ListenAddress::Tcp(address) => bind_tcp(*address, workers, inherited.tcp(*address)),
+                ListenAddress::Unix(path) => {
+                    bind_unix(path, place.mode, workers, inherited.unix(path), &mut files)
+                }
             };
-            bound.map_err(|error| (place.address.clone(), error))?;
+            let bound = bound.map_err(|error| (place.address.clone(), error))?;
+            for (index, socket) in bound.into_iter().enumerate() {
+                all[index % workers].0.push((place_index, socket));
+            }
         }
         Ok((all, files))
     }
 
+    /// The same sockets once more, for another process.
+    ///
+    /// # Errors
+    /// Too many file descriptors are open.
+    pub fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        let duplicates = self.0.iter().map(|(_, bound)| match bound {
+            Bound::Tcp(listener) => listener.try_clone().map(OwnedFd::from),
+            Bound::Unix(listener) => listener.try_clone().map(OwnedFd::from),
+        });
+        duplicates.collect()
+    }
+
     /// Where TCP is listened at.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let tcp = self.0.iter().filter_map(|bound| match bound {
+        let tcp = self.0.iter().filter_map(|(_, bound)| match bound {
             Bound::Tcp(listener) => listener.local_addr().ok(),
             Bound::Unix(_) => None,
         });
@@ -70,10 +94,13 @@ impl Listeners {
     }
 
     /// The same within a worker's runtime.
-    pub(super) fn into_sources(self) -> io::Result<Vec<Source>> {
-        let sources = self.0.into_iter().map(|bound| match bound {
-            Bound::Tcp(listener) => TcpListener::from_std(listener).map(Source::Tcp),
-            Bound::Unix(listener) => UnixListener::from_std(listener).map(Source::Unix),
+    pub(super) fn into_sources(self) -> io::Result<Vec<(usize, Source)>> {
+        let sources = self.0.into_iter().map(|(index, bound)| {
+            let source = match bound {
+                Bound::Tcp(listener) => Source::Tcp(TcpListener::from_std(listener)?),
+                Bound::Unix(listener) => Source::Unix(UnixListener::from_std(listener)?),
+            };
+            Ok((index, source))
         });
         sources.collect()
     }
@@ -101,26 +128,42 @@ impl Source {
 impl SocketFiles {
     /// Where they are.
     pub fn paths(&self) -> &[PathBuf] {
-        &self.0
+        &self.own
+    }
+
+    /// Those that were inherited are this process' own from now on.
+    pub fn adopt(&mut self) {
+        self.own.append(&mut self.inherited);
+    }
+
+    /// They are another process' own from now on.
+    pub fn leave(&mut self) {
+        self.own.clear();
     }
 }
 
 impl Drop for SocketFiles {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in &self.own {
             let _ = fs::remove_file(path);
         }
     }
 }
 
-fn bind_tcp(address: SocketAddr, workers: &mut [Listeners]) -> io::Result<()> {
-    let mut actual = address;
-    for worker in workers {
-        let listener = listen_tcp(actual)?;
+/// At least `workers` sockets.
+fn bind_tcp(address: SocketAddr, workers: usize, inherited: Vec<StdTcpListener>) -> io::Result<Vec<Bound>> {
+    let (mut bound, mut actual) = (inherited, address);
+    let first = bound.first().map(StdTcpListener::try_clone).transpose()?;
+    while bound.len() < workers {
+        let listener = match (listen_tcp(actual), &first) {
+            // A service manager's socket need not share its address: its workers share the socket.
+            (Err(error), Some(first)) if error.kind() == io::ErrorKind::AddrInUse => first.try_clone()?,
+            (listener, _) => listener?,
+        };
         actual = listener.local_addr()?;
-        worker.0.push(Bound::Tcp(listener));
+        bound.push(listener);
     }
-    Ok(())
+    Ok(bound.into_iter().map(Bound::Tcp).collect())
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
@@ -137,20 +180,34 @@ fn listen_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path, mode: u32, workers: &mut [Listeners], files: &mut SocketFiles) -> io::Result<()> {
+/// One socket, `workers` times.
+fn bind_unix(
+    path: &Path,
+    mode: u32,
+    workers: usize,
+    inherited: Option<StdUnixListener>,
+    files: &mut SocketFiles,
+) -> io::Result<Vec<Bound>> {
+    let socket = match inherited {
+        Some(inherited) => {
+            files.inherited.push(path.to_owned());
+            inherited
+        }
+        None => listen_unix(path, mode, files)?,
+    };
+    (0..workers).map(|_| socket.try_clone().map(Bound::Unix)).collect()
+}
+
+fn listen_unix(path: &Path, mode: u32, files: &mut SocketFiles) -> io::Result<StdUnixListener> {
     remove_stale(path)?;
     let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    files.0.push(path.to_owned());
+    files.own.push(path.to_owned());
     // Before it listens nobody can connect, whatever the process' umask allowed.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
-    let shared: StdUnixListener = socket.into();
-    for worker in workers {
-        worker.0.push(Bound::Unix(shared.try_clone()?));
-    }
-    Ok(())
+    Ok(socket.into())
 }
 
 /// Removes a socket at which nobody listens any more; all else stays, and fails the bind.
