@@ -1,5 +1,8 @@
-//! The operators' listener: liveness, readiness, metrics, and a summary. On the background runtime; clients do not
-//! reach it, so nothing here is authenticated: keep it on an address of one's own.
+//! The operators' listeners: liveness, readiness, metrics, and a summary. On the background runtime; clients do not
+//! reach them, so nothing here is authenticated: keep the address one's own. What changes something ([`control`]) is
+//! served on a Unix socket alone, which only its owner can open.
+
+mod control;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -10,7 +13,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+pub use control::Ask;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::{
     metrics,
@@ -20,14 +25,27 @@ use crate::{
 /// OpenMetrics, as scrapers ask for it.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Everything that operators are served.
+/// `docs/gateway-openapi.json`: what is served here and by [`control`].
+const OPENAPI: &str = include_str!("../../docs/gateway-openapi.json");
+
+/// What operators may read.
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
         .route("/v1/status", get(status))
+        .route("/v1/openapi.json", get(openapi))
         .with_state(shared)
+}
+
+/// The same, and what changes something by `asks`.
+pub fn control_router(shared: Arc<Shared>, asks: mpsc::Sender<Ask>) -> Router {
+    control::router(shared.clone(), asks).merge(router(shared))
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {

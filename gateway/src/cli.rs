@@ -1,16 +1,15 @@
 //! The command line.
 
 use std::{
-    io::IsTerminal as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     key::{self, KeyCommand},
+    log,
     reload::{self, LoadError},
     run,
 };
@@ -92,7 +91,7 @@ pub struct RunArgs {
 pub fn execute(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => {
-            log_to_stderr();
+            log::to_stderr();
             run::run(&args.config)
         }
         Command::Check { file } => return check(&file),
@@ -124,20 +123,9 @@ fn check(file: &Path) -> ExitCode {
             eprintln!("{shown}: is refused");
             ExitCode::FAILURE
         }
-        Err(error @ LoadError::Unreadable { .. }) => {
+        Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// `RUST_LOG` wins; libraries are quiet unless asked. Standard output belongs to the access log.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,gateway=info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }

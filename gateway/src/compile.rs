@@ -14,7 +14,11 @@ pub mod listeners;
 pub mod routes;
 pub mod upstreams;
 
-use std::{path::Path, sync::Arc, thread};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
 
 use crate::{
     authenticate::Credentials,
@@ -144,6 +148,7 @@ fn settings(
         fixed: Fixed {
             listen: listeners.iter().map(|listener| listener.place.clone()).collect(),
             workers: document.workers.as_ref().map_or(cores, |workers| usize::from(workers.value)),
+            control: control(document, findings),
             admin: document.admin.as_ref().map(|admin| admin.value),
             health_path: health_path.value.clone(),
             access_log: document.access_log.clone(),
@@ -170,11 +175,20 @@ fn settings(
     settings
 }
 
+fn control(document: &Document, findings: &mut Findings) -> Option<PathBuf> {
+    let control = document.control.as_ref()?;
+    if !control.value.is_absolute() {
+        findings.error(control, "control", "a socket's path that begins with /");
+    }
+    Some(control.value.clone())
+}
+
 fn changes_with_a_restart_only(before: &Fixed, after: &Fixed, findings: &mut Findings) {
     let fields = [
         ("listen", before.listen == after.listen),
         ("workers", before.workers == after.workers),
         ("admin", before.admin == after.admin),
+        ("control", before.control == after.control),
         ("health_path", before.health_path == after.health_path),
         ("access_log", before.access_log == after.access_log),
         ("limits.connections", before.connections == after.connections),

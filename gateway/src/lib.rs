@@ -22,7 +22,7 @@
 //! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`], [`handover`], [`service_manager`] | the process: command line, threads, connections, operators, new configurations, the stop, the next process |
 //! | [`tls`] | certificates, keys, what listeners show |
 //! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
-//! | [`path`], [`hop`], [`forwarded`], [`in_flight`], [`clock`], [`body`], [`small_writes`], [`error`] | small nouns of the stages |
+//! | [`path`], [`hop`], [`forwarded`], [`in_flight`], [`clock`], [`body`], [`log`], [`small_writes`], [`error`] | small nouns of the stages |
 
 pub mod accept;
 pub mod access_log;
@@ -45,6 +45,7 @@ pub mod in_flight;
 pub mod json;
 pub mod key;
 pub mod limit;
+pub mod log;
 pub mod metrics;
 pub mod path;
 pub mod pipeline;

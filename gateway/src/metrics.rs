@@ -155,6 +155,8 @@ pub struct ConfigMetrics {
     pub last_failed: AtomicBool,
     /// Warnings about the present one.
     pub warnings: AtomicU32,
+    /// From the wish for the last one that was taken until requests met it.
+    pub took_us: AtomicU64,
 }
 
 impl Metrics {

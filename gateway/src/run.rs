@@ -14,18 +14,20 @@ use std::{
 };
 
 use anyhow::Context as _;
+use axum::Router;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 
 use crate::{
     accept::{self, Listeners, SocketFiles, Work},
     access_log::AccessLog,
-    admin, drain,
+    admin::{self, Ask},
+    drain,
     handover::{self, HandoverError, Inherited},
     reload::{self, watch::FileWatch},
     service_manager,
@@ -35,6 +37,10 @@ use crate::{
 
 /// Until the keys of all issuers are there, where another process serves meanwhile.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// Operators' wishes that wait.
+const ASKS_MAX: usize = 16;
+/// Permissions of the socket where operators change something.
+const CONTROL_MODE: u32 = 0o600;
 /// Between two looks at that.
 const READY_LOOK: Duration = Duration::from_millis(10);
 /// The last lines of the access log may take so long.
@@ -53,6 +59,8 @@ pub struct Running {
     /// All sockets that listen, once more: for a process that takes over.
     sockets: Vec<OwnedFd>,
     files: SocketFiles,
+    /// What operators ask of this process.
+    asked: mpsc::Receiver<Ask>,
 }
 
 impl Running {
@@ -92,11 +100,20 @@ impl Running {
                     .with_context(|| format!("cannot listen at {address} (admin)"))?;
                 let actual = listener.local_addr()?;
                 sockets.push(listener.try_clone()?.into());
-                serve_operators(TcpListener::from_std(listener)?, shared.clone(), taken.clone());
+                serve(TcpListener::from_std(listener)?, admin::router(shared.clone()), taken.clone());
                 Some(actual)
             }
             None => None,
         };
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        if let Some(path) = &fixed.control {
+            let listener = files
+                .listen(path, CONTROL_MODE, inherited.unix(path))
+                .with_context(|| format!("cannot listen at {} (control)", path.display()))?;
+            sockets.push(listener.try_clone()?.into());
+            let listener = UnixListener::from_std(listener)?;
+            serve(listener, admin::control_router(shared.clone(), asks), taken.clone());
+        }
         let workers = listeners
             .into_iter()
             .enumerate()
@@ -104,7 +121,7 @@ impl Running {
             .collect::<io::Result<_>>()
             .context("cannot start a worker")?;
         files.adopt();
-        Ok(Self { shared, addresses, admin, workers, orders, sockets, files })
+        Ok(Self { shared, addresses, admin, workers, orders, sockets, files, asked })
     }
 
     /// Lets another process take over. Then this one takes no connection any more.
@@ -155,12 +172,17 @@ fn operators_listener(address: SocketAddr, inherited: &mut Inherited) -> io::Res
     }
 }
 
-fn serve_operators(listener: TcpListener, shared: Arc<Shared>, mut orders: watch::Receiver<Work>) {
+/// Serves operators until another process does.
+fn serve<L>(listener: L, router: Router, mut orders: watch::Receiver<Work>)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let over = async move {
         let _ = orders.wait_for(|work| *work >= Work::TakeNoMore).await;
     };
     tokio::spawn(async move {
-        let serving = axum::serve(listener, admin::router(shared)).with_graceful_shutdown(over);
+        let serving = axum::serve(listener, router).with_graceful_shutdown(over);
         if let Err(error) = serving.await {
             tracing::error!(%error, "the operators' listener ended");
         }
@@ -245,18 +267,20 @@ impl Signals {
                 _ = self.terminate.recv() => return Ended::Stop,
                 _ = self.interrupt.recv() => return Ended::Stop,
                 _ = self.hand_over.recv() => {
-                    tracing::info!("starting the process that takes over");
-                    let handed_over = tokio::select! {
-                        handed_over = running.hand_over() => handed_over,
-                        () = self.stop() => return Ended::Stop,
-                    };
-                    match handed_over {
-                        Ok(process) => {
-                            tracing::info!(process, "another process serves");
-                            service_manager::handed_over(process);
-                            return Ended::HandedOver;
+                    if let Some(ended) = self.try_hand_over(running).await {
+                        return ended;
+                    }
+                    continue;
+                }
+                Some(ask) = running.asked.recv() => {
+                    match ask {
+                        Ask::Configure { text, expected, reply } => {
+                            let taken = reload::configure(&text, expected, file, &shared, &background);
+                            file_watch.seen_now();
+                            // Who asked may be gone by now.
+                            let _ = reply.send(taken);
                         }
-                        Err(error) => tracing::error!("this process goes on: {error}"),
+                        Ask::Stop => return Ended::Stop,
                     }
                     continue;
                 }
@@ -270,6 +294,26 @@ impl Signals {
             service_manager::reloading();
             let _ = reload::reload(file, &shared, &background);
             service_manager::ready();
+        }
+    }
+
+    /// Nothing, if this process goes on.
+    async fn try_hand_over(&mut self, running: &mut Running) -> Option<Ended> {
+        tracing::info!("starting the process that takes over");
+        let handed_over = tokio::select! {
+            handed_over = running.hand_over() => handed_over,
+            () = self.stop() => return Some(Ended::Stop),
+        };
+        match handed_over {
+            Ok(process) => {
+                tracing::info!(process, "another process serves");
+                service_manager::handed_over(process);
+                Some(Ended::HandedOver)
+            }
+            Err(error) => {
+                tracing::error!("this process goes on: {error}");
+                None
+            }
         }
     }
 

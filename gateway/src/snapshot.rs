@@ -1,7 +1,7 @@
 //! One configuration, compiled: what a request reads. Immutable but for counters and states, which a reload
 //! hands on (endpoints by upstream and address, limits by name), so that swapping it changes nothing in flight.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -76,8 +76,10 @@ pub struct Fixed {
     pub listen: Vec<Place>,
     /// Threads.
     pub workers: usize,
-    /// Where operators are served.
+    /// Where operators are served what they may read.
     pub admin: Option<SocketAddr>,
+    /// Where they are served everything.
+    pub control: Option<PathBuf>,
     /// What balancers ask.
     pub health_path: String,
     /// Where access lines go.

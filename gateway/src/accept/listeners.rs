@@ -131,6 +131,25 @@ impl SocketFiles {
         &self.own
     }
 
+    /// An inherited socket, or a new one at `path`.
+    ///
+    /// # Errors
+    /// There is something at `path` that was not left behind, or its directory cannot be written to.
+    pub fn listen(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        inherited: Option<StdUnixListener>,
+    ) -> io::Result<StdUnixListener> {
+        match inherited {
+            Some(inherited) => {
+                self.inherited.push(path.to_owned());
+                Ok(inherited)
+            }
+            None => listen_unix(path, mode, self),
+        }
+    }
+
     /// Those that were inherited are this process' own from now on.
     pub fn adopt(&mut self) {
         self.own.append(&mut self.inherited);
@@ -188,13 +207,7 @@ fn bind_unix(
     inherited: Option<StdUnixListener>,
     files: &mut SocketFiles,
 ) -> io::Result<Vec<Bound>> {
-    let socket = match inherited {
-        Some(inherited) => {
-            files.inherited.push(path.to_owned());
-            inherited
-        }
-        None => listen_unix(path, mode, files)?,
-    };
+    let socket = files.listen(path, mode, inherited)?;
     (0..workers).map(|_| socket.try_clone().map(Bound::Unix)).collect()
 }
 

@@ -30,6 +30,10 @@ pub struct Document {
     /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere by default. Changes with a restart only.
     #[serde(default)]
     pub admin: Option<Spanned<SocketAddr>>,
+    /// A Unix socket, for its owner alone, where operators are also served what changes something: the configuration, the
+    /// log's level, a stop. Nowhere by default. Changes with a restart only.
+    #[serde(default)]
+    pub control: Option<Spanned<PathBuf>>,
     /// The path at which clients' listeners tell balancers whether to send traffic: 200 or 503.
     #[serde(default = "health_path")]
     pub health_path: Spanned<String>,

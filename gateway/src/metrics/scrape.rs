@@ -63,6 +63,11 @@ impl Out<'_> {
         self.gauges(name, help, [(NO_LABELS, value)])
     }
 
+    fn seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(family.encode_family(&NO_LABELS)?)
+    }
+
     fn counters<L: EncodeLabelSet>(
         &mut self,
         name: &str,
@@ -224,6 +229,9 @@ fn process(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::Resu
     out.counter("config_reload_failures", "Configurations refused", config.failures.load(Relaxed))?;
     let well = u64::from(!config.last_failed.load(Relaxed));
     out.gauge("config_last_reload_successful", "0 when the last configuration was refused", well)?;
+    let took = config.took_us.load(Relaxed) as f64 / 1e6;
+    let help = "From reading the last configuration that was taken until requests met it";
+    out.seconds("config_reload_duration_seconds", help, took)?;
     let warnings = config.warnings.load(Relaxed).into();
     out.gauge("config_warnings", "Warnings about the configuration", warnings)?;
     let log = &shared.access_log;
