@@ -7,6 +7,8 @@ pub mod decap;
 pub mod memory;
 pub mod socket;
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use lb_common::{
     Address, Backend, BackendId, BackendState, Counters, Features, Flow, FlowKey, HashKeys, Interface, Load,
@@ -45,8 +47,8 @@ pub enum Change {
     PutReply(ServiceKey, Reply),
     /// Removes it.
     DeleteReply(ServiceKey),
-    /// Writes slots from this index on.
-    WriteSlots(u32, Vec<Slot>),
+    /// Writes the slots of a region, which begins at this index.
+    WriteSlots(u32, Arc<Vec<Slot>>),
     /// Points a service at its region; new services begin with their counters at zero.
     PutService(ServiceKey, Service),
     /// Removes a service; its region rests.

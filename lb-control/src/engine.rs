@@ -220,20 +220,16 @@ impl<D: Datapath> Engine<D> {
 
     /// Whether there may be remembered flows that no sweep has seen.
     fn remembers(&self) -> bool {
-        let mut services = self.installed.services.values();
         self.tallies.flows + self.tallies.affinities > 0
-            || services.any(|service| service.entry.tracking() == Tracking::EveryFlow)
-            || !self.draining().is_empty()
+            || !self.installed.tracking().is_empty()
+            || !self.installed.draining().is_empty()
     }
 
     /// `filling_up`: flows of settled slots may be refused too, where every flow is tracked.
     fn note_refusals(&mut self, unsettled: &[ServiceKey], filling_up: bool, now_seconds: u32) -> Result<()> {
-        let services = self.installed.services.iter();
-        let ids: BTreeSet<u32> = services
-            .filter(|(_, service)| filling_up && service.entry.tracking() == Tracking::EveryFlow)
-            .map(|(_, service)| service.entry.id)
-            .chain(unsettled.iter().map(|key| self.installed.services[key].entry.id))
-            .collect();
+        let tracking = self.installed.tracking().iter().filter(|_| filling_up);
+        let keys = tracking.chain(unsettled);
+        let ids: BTreeSet<u32> = keys.map(|key| self.installed.services[key].entry.id).collect();
         for id in ids {
             let count = self.datapath.service_counters(id)?.refused_flows;
             // Refusals of before a take-over may be of this second.
@@ -273,9 +269,9 @@ impl<D: Datapath> Engine<D> {
                 settle::rest(slot, kept, service.entry.flow_idle_seconds, now_seconds, refused_ago)
             })
             .collect();
-        let advanced = rested.iter().zip(&service.slots).filter(|(new, old)| new != old).count();
+        let advanced = rested.iter().zip(service.slots.iter()).filter(|(new, old)| new != old).count();
         if advanced > 0 {
-            let change = Change::WriteSlots(service.entry.slots_start, rested);
+            let change = Change::WriteSlots(service.entry.slots_start, rested.into());
             self.datapath.apply(&change)?;
             self.installed.record(&change, now_seconds);
         }

@@ -42,9 +42,10 @@ impl Observer {
         self.installed.store(generation, Ordering::Release);
     }
 
-    /// Publishes an observation.
-    pub fn publish(&self, observed: Observed) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(observed);
+    /// Publishes an observation; returns the one before, which takes its time to let go of.
+    pub fn publish(&self, observed: Observed) -> Arc<Observed> {
+        let observed = Arc::new(observed);
+        std::mem::replace(&mut *self.latest.lock().unwrap_or_else(PoisonError::into_inner), observed)
     }
 }
 

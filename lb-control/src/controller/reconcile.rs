@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::OptionFuture;
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinHandle},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, sleep_until},
 };
 
@@ -291,7 +291,9 @@ impl Reconciler {
         note(&mut self.progress.observe_error, error, "cannot read the tables");
         let snapshot = self.snapshots.borrow().clone();
         let observed = reading.observed(generation, self.errors(), self.interfaces.status(&snapshot));
-        self.observer.publish(observed);
+        let before = self.observer.publish(observed);
+        // Orders do not wait for it.
+        spawn_blocking(move || drop(before));
         self.progress.observed_generation = generation;
         self.progress.unobserved = generation != self.observer.installed_generation();
         self.progress.observe_from = Some(Instant::now() + begun.elapsed() * OBSERVE_REST);

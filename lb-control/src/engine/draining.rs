@@ -1,7 +1,5 @@
 //! Which backends are drained, and when it is known how many flows they have.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 use lb_common::{BackendId, BackendState, Mode, ServiceKey, SlotState, Tracking};
 
@@ -40,7 +38,7 @@ impl<D: Datapath> Engine<D> {
     /// Takes what a sweep counted into account. Of a backend whose drain ended with no flow left, and whose last flows
     /// have closed, nothing is expected any more: it is taken out of service, and its slots need not wait for it.
     pub(super) fn note_drains(&mut self, now_seconds: u32) -> Result<()> {
-        let mut ids = self.draining();
+        let mut ids = self.installed.draining().clone();
         ids.extend(self.drains.keys());
         for id in ids {
             self.note_drain(id, true, now_seconds);
@@ -54,13 +52,6 @@ impl<D: Datapath> Engine<D> {
             }
         }
         Ok(())
-    }
-
-    /// Backends that get no new flows.
-    pub(super) fn draining(&self) -> BTreeSet<BackendId> {
-        let draining = BackendState::Draining.word();
-        let backends = self.installed.backends.iter();
-        backends.filter(|(_, backend)| backend.state == draining).map(|(&id, _)| id).collect()
     }
 
     /// Looks at a backend's drain; returns how many flows were cut since the last look.

@@ -79,7 +79,7 @@ impl<D: Datapath> Engine<D> {
         let contents = Contents {
             services: kept
                 .iter()
-                .map(|(key, service)| (**key, service.entry, service.slots.clone()))
+                .map(|(key, service)| (**key, service.entry, service.slots.to_vec()))
                 .collect(),
             backends: backends
                 .filter(|(_, backend)| numbers.contains(&backend.service))

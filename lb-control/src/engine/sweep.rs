@@ -198,6 +198,9 @@ impl<D: Datapath> Engine<D> {
     /// was found by.
     fn read_flows(&self, sweep: &mut Sweep, now_seconds: u32) -> Result<()> {
         let flows = self.datapath.flows()?;
+        if flows.is_empty() {
+            return Ok(());
+        }
         let keys = self.datapath.hash_keys();
         let owners = Owners::new(&self.installed);
         sweep.filling_up = flows.len() as u64 * 4 >= u64::from(self.installed.capacity().flows) * 3;
@@ -351,7 +354,7 @@ impl<D: Datapath> Engine<D> {
         let Some((_, service)) = owner.and_then(|number| self.installed.service_of(number)) else {
             return false;
         };
-        service.slots.iter().any(|slot| slot.current() == id || slot.previous() == id)
+        service.shares().name(id)
     }
 }
 

@@ -1,20 +1,23 @@
 //! The controller's picture of what is installed: read from the maps, then kept by recording every
 //! change. The controller is the maps' only writer, so the picture is exact.
 
+mod record;
+mod service;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::OnceLock,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use lb_common::{
-    Address, Backend, BackendId, BackendState, Features, Interface, Mode, NextHop, Port, QuicKey, Reply,
-    Service, ServiceKey, Settings, Slot, SlotState, VirtualAddress, Wide, WideKey,
+    Address, Backend, BackendId, BackendState, Features, Interface, QuicKey, Reply, ServiceKey, Settings,
+    Slot, VirtualAddress, Wide, WideKey,
 };
 
+pub use self::service::{BuiltFor, InstalledService};
 use super::numbers::Numbers;
 use crate::{
-    datapath::{Capacity, Change, Contents},
-    maglev::Candidate,
+    datapath::{Capacity, Contents},
     regions::Regions,
     target::{Shared, Target, TargetBackend, TargetService},
 };
@@ -65,90 +68,13 @@ pub struct Installed {
     unsettled: BTreeSet<ServiceKey>,
     /// Services whose flows are translated.
     translating: usize,
+    /// Services that track every flow.
+    tracking: BTreeSet<ServiceKey>,
+    /// Backends that get no new flows.
+    draining: BTreeSet<BackendId>,
     free_services: Numbers,
     free_backends: Numbers,
     capacity: Capacity,
-}
-
-/// One service.
-#[derive(Clone, Debug)]
-pub struct InstalledService {
-    /// As it stands in the map.
-    pub entry: Service,
-    /// Its region.
-    pub slots: Vec<Slot>,
-    /// Ids by (address, port), those of retired backends included until they are freed.
-    pub backends: BTreeMap<(Address, Port), BackendId>,
-    /// What the slots were last computed from; unknown after a take-over.
-    pub built: Option<BuiltFor>,
-    /// Counted when asked for, until a slot changes.
-    shares: OnceLock<Shares>,
-}
-
-/// Slots by state and backend.
-#[derive(Clone, Debug, Default)]
-pub struct Shares {
-    /// See [`SlotState::Settled`].
-    pub settled: u32,
-    /// See [`SlotState::Moving`].
-    pub moving: u32,
-    /// See [`SlotState::Pinned`].
-    pub pinned: u32,
-    by_backend: HashMap<BackendId, Share>,
-}
-
-/// Slots of one backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// It owns them.
-    pub owned: u32,
-    /// They have not settled and name it as `current` or `previous`.
-    pub unsettled: u32,
-}
-
-impl InstalledService {
-    /// Its slots by state and backend.
-    pub fn shares(&self) -> &Shares {
-        self.shares.get_or_init(|| Shares::of(&self.slots))
-    }
-}
-
-impl Shares {
-    /// The part of one backend.
-    pub fn of_backend(&self, id: BackendId) -> Share {
-        self.by_backend.get(&id).copied().unwrap_or_default()
-    }
-
-    fn of(slots: &[Slot]) -> Self {
-        let mut shares = Self::default();
-        for slot in slots {
-            let (current, previous) = (slot.current(), slot.previous());
-            let unsettled = u32::from(slot.state() != SlotState::Settled);
-            match slot.state() {
-                SlotState::Settled => shares.settled += 1,
-                SlotState::Moving => shares.moving += 1,
-                SlotState::Pinned => shares.pinned += 1,
-            }
-            let owner = shares.by_backend.entry(current).or_default();
-            owner.owned += 1;
-            owner.unsettled += unsettled;
-            if unsettled == 1 && previous != current {
-                shares.by_backend.entry(previous).or_default().unsettled += 1;
-            }
-        }
-        shares
-    }
-}
-
-/// What a service's slots follow from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BuiltFor {
-    /// Who competes for slots.
-    pub candidates: Vec<Candidate>,
-    /// Whose flows are still sent to them.
-    pub serving: BTreeSet<BackendId>,
-    /// All backends that are desired, those that are down included.
-    pub wanted: BTreeSet<BackendId>,
 }
 
 impl Installed {
@@ -177,6 +103,8 @@ impl Installed {
             retired: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             translating: 0,
+            tracking: BTreeSet::new(),
+            draining: BTreeSet::new(),
             free_services: Numbers::new(0, capacity.services),
             // Id 0 names nobody.
             free_backends: Numbers::new(1, capacity.backends),
@@ -187,6 +115,12 @@ impl Installed {
             installed.free_backends.take(id.0);
             // A deleted service's backends keep its number until they are freed.
             installed.free_services.take(backend.service);
+            match BackendState::from_word(backend.state) {
+                BackendState::Draining => _ = installed.draining.insert(id),
+                // It has no flow. Where its drain is ordered, that is over.
+                BackendState::Down => _ = installed.drained.insert(id),
+                BackendState::Up | BackendState::Cut => {}
+            }
         }
         // Of services that are gone; after a take-over nothing is known of what is desired of others.
         let known: BTreeSet<u32> = contents.services.iter().map(|(_, entry, _)| entry.id).collect();
@@ -199,96 +133,13 @@ impl Installed {
                 entry.id
             );
             installed.put_service(key, entry, 0);
-            installed.note_slots(key, slots);
+            installed.note_slots(key, slots.into());
         }
         Ok(installed)
     }
 
-    /// Takes a change into the picture.
-    pub fn record(&mut self, change: &Change, now_seconds: u32) {
-        self.touch(change);
-        match change {
-            Change::Enable(features) => self.features = *features,
-            Change::PutSettings(settings) => self.settings = *settings,
-            Change::PutPool(index, address) if *address == Address::default() => {
-                self.pool.remove(index);
-            }
-            Change::PutPool(index, address) => {
-                self.pool.insert(*index, *address);
-            }
-            Change::PutWide(key, bits, wide) => {
-                self.wide.insert((*key, *bits), *wide);
-            }
-            Change::DeleteWide(key, bits) => {
-                self.wide.remove(&(*key, *bits));
-            }
-            Change::PutQuicServer(key, id) => {
-                self.quic_servers.insert(*key, *id);
-            }
-            Change::DeleteQuicServer(key) => {
-                self.quic_servers.remove(key);
-            }
-            Change::PutInterface(index, interface) => {
-                self.interfaces.insert(*index, *interface);
-            }
-            Change::DeleteInterface(index) => {
-                self.interfaces.remove(index);
-            }
-            Change::PutLocal(address) => {
-                self.locals.insert(*address);
-            }
-            Change::DeleteLocal(address) => {
-                self.locals.remove(address);
-            }
-            Change::PutBackend(id, backend) => {
-                self.backends.insert(*id, *backend);
-                self.free_backends.take(id.0);
-                self.free_services.take(backend.service);
-                self.by_service.entry(backend.service).or_default().insert(*id);
-                if let Some(service) = self.service_by_id(backend.service) {
-                    service.backends.insert((backend.address, backend.port), *id);
-                }
-            }
-            Change::SetBackendState(id, state) => {
-                self.backend_mut(*id, |backend| backend.state = state.word())
-            }
-            Change::SetShare(id, weight, max_connections) => self.backend_mut(*id, |backend| {
-                (backend.weight, backend.max_connections) = (*weight, *max_connections);
-            }),
-            Change::SetNextHop(id, hop) => {
-                self.backend_mut(*id, |backend| backend.next_hop = hop.map_or(0, NextHop::word))
-            }
-            Change::FreeBackend(id) => {
-                self.drained.remove(id);
-                self.retired.remove(id);
-                self.free_backends.give_back(id.0);
-                if let Some(backend) = self.backends.remove(id) {
-                    self.forget_of_service(*id, &backend);
-                }
-            }
-            Change::PutReply(key, reply) => {
-                self.replies.insert(*key, *reply);
-            }
-            Change::DeleteReply(key) => {
-                self.replies.remove(key);
-            }
-            Change::WriteSlots(start, slots) => self.write_slots(*start, slots),
-            Change::PutService(key, entry) => self.put_service(*key, *entry, now_seconds),
-            Change::DeleteService(key) => {
-                self.delete_service(key, now_seconds);
-            }
-            Change::PutVirtualAddress(address, entry) => {
-                self.virtual_addresses.insert(*address, *entry);
-            }
-            Change::DeleteVirtualAddress(address) => {
-                self.virtual_addresses.remove(address);
-            }
-            Change::DeleteFlows(_) | Change::DeleteTranslations(_) => {}
-        }
-    }
-
     /// Notes what a service's table was built for.
-    pub fn note_table(&mut self, key: ServiceKey, slots: Vec<Slot>, built: BuiltFor) {
+    pub fn note_table(&mut self, key: ServiceKey, slots: Arc<Vec<Slot>>, built: BuiltFor) {
         self.note_slots(key, slots);
         let Some(service) = self.services.get_mut(&key) else { return };
         for &id in service.backends.values() {
@@ -347,6 +198,16 @@ impl Installed {
         &self.unsettled
     }
 
+    /// Services that track every flow.
+    pub fn tracking(&self) -> &BTreeSet<ServiceKey> {
+        &self.tracking
+    }
+
+    /// Backends that get no new flows.
+    pub fn draining(&self) -> &BTreeSet<BackendId> {
+        &self.draining
+    }
+
     /// Whether there are services whose flows are translated.
     pub fn translates(&self) -> bool {
         self.translating > 0
@@ -374,132 +235,5 @@ impl Installed {
     /// How large the tables are.
     pub fn capacity(&self) -> Capacity {
         self.capacity
-    }
-
-    fn backend_mut(&mut self, id: BackendId, change: impl FnOnce(&mut Backend)) {
-        if let Some(backend) = self.backends.get_mut(&id) {
-            change(backend);
-        }
-    }
-
-    fn service_by_id(&mut self, id: u32) -> Option<&mut InstalledService> {
-        self.services.get_mut(self.keys_by_id.get(&id)?)
-    }
-
-    /// The service that a change belongs to is no more as it was planned.
-    fn touch(&mut self, change: &Change) {
-        let number = match change {
-            Change::PutService(key, _) | Change::DeleteService(key) => {
-                self.touched.insert(*key);
-                return;
-            }
-            Change::PutBackend(_, backend) => backend.service,
-            Change::PutReply(_, reply) => reply.service,
-            Change::DeleteReply(key) => match self.replies.get(key) {
-                Some(reply) => reply.service,
-                None => return,
-            },
-            Change::PutQuicServer(key, _) | Change::DeleteQuicServer(key) => key.service,
-            Change::SetBackendState(id, _)
-            | Change::SetShare(id, ..)
-            | Change::SetNextHop(id, _)
-            | Change::FreeBackend(id) => match self.backends.get(id) {
-                Some(backend) => backend.service,
-                None => return,
-            },
-            _ => return,
-        };
-        if let Some(key) = self.keys_by_id.get(&number) {
-            self.touched.insert(*key);
-        }
-    }
-
-    /// Slots of a region that no service points at yet are noted when the service is.
-    fn write_slots(&mut self, start: u32, slots: &[Slot]) {
-        let Some((_, &key)) = self.keys_by_start.range(..=start).next_back() else { return };
-        let Some(service) = self.services.get_mut(&key) else { return };
-        let from = (start - service.entry.slots_start) as usize;
-        if let Some(part) = service.slots.get_mut(from..from + slots.len()) {
-            part.copy_from_slice(slots);
-            self.note_unsettled(key);
-        }
-    }
-
-    fn note_slots(&mut self, key: ServiceKey, slots: Vec<Slot>) {
-        if let Some(service) = self.services.get_mut(&key) {
-            service.slots = slots;
-            self.note_unsettled(key);
-        }
-    }
-
-    fn note_unsettled(&mut self, key: ServiceKey) {
-        let Some(service) = self.services.get_mut(&key) else { return };
-        service.shares = OnceLock::new();
-        if service.slots.iter().any(|slot| slot.state() != SlotState::Settled) {
-            self.unsettled.insert(key);
-        } else {
-            self.unsettled.remove(&key);
-        }
-    }
-
-    fn put_service(&mut self, key: ServiceKey, entry: Service, now_seconds: u32) {
-        self.keys_by_id.insert(entry.id, key);
-        self.free_services.take(entry.id);
-        self.translating += usize::from(entry.mode() == Mode::FullNat);
-        if let Some(service) = self.services.get_mut(&key) {
-            let old = std::mem::replace(&mut service.entry, entry);
-            self.translating -= usize::from(old.mode() == Mode::FullNat);
-            if old.slots_start != entry.slots_start {
-                self.keys_by_start.remove(&old.slots_start);
-                self.regions.release(old.slots_start, old.slots(), now_seconds);
-            }
-        } else {
-            let ids = self.by_service.get(&entry.id).into_iter().flatten();
-            let backends = ids.filter_map(|id| {
-                let backend = self.backends.get(id)?;
-                Some(((backend.address, backend.port), *id))
-            });
-            let service = InstalledService {
-                entry,
-                slots: Vec::new(),
-                backends: backends.collect(),
-                built: None,
-                shares: OnceLock::new(),
-            };
-            self.services.insert(key, service);
-        }
-        self.keys_by_start.insert(entry.slots_start, key);
-    }
-
-    fn delete_service(&mut self, key: &ServiceKey, now_seconds: u32) {
-        let Some(service) = self.services.remove(key) else { return };
-        let entry = service.entry;
-        self.keys_by_id.remove(&entry.id);
-        self.keys_by_start.remove(&entry.slots_start);
-        self.unsettled.remove(key);
-        self.translating -= usize::from(entry.mode() == Mode::FullNat);
-        self.regions.release(entry.slots_start, entry.slots(), now_seconds);
-        let backends = self.by_service.get(&entry.id);
-        self.retired.extend(backends.into_iter().flatten());
-        if backends.is_none() {
-            self.free_services.give_back(entry.id);
-        }
-    }
-
-    fn forget_of_service(&mut self, id: BackendId, backend: &Backend) {
-        if let Some(ids) = self.by_service.get_mut(&backend.service) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_service.remove(&backend.service);
-            }
-        }
-        let place = (backend.address, backend.port);
-        if let Some(service) = self.service_by_id(backend.service) {
-            if service.backends.get(&place) == Some(&id) {
-                service.backends.remove(&place);
-            }
-        } else if !self.by_service.contains_key(&backend.service) {
-            self.free_services.give_back(backend.service);
-        }
     }
 }

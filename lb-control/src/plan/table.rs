@@ -1,6 +1,9 @@
 //! A service's slots and where they stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use lb_common::{Algorithm, BackendId, BackendState, Mode, Service, ServiceKey, Slot, Tracking};
 
@@ -36,7 +39,7 @@ impl Planner<'_> {
                 }
                 (Some((service.entry.slots_start, service.entry.slots())), service.slots.clone())
             }
-            None => (None, Vec::new()),
+            None => (None, Arc::default()),
         };
         let (start, slots, shortage) = self.region(target.key, region, suitable)?;
         let owners = match target.settings.algorithm {
@@ -47,9 +50,11 @@ impl Planner<'_> {
         let new_slots = if is_new || target.settings.mode == Mode::FullNat {
             owners.iter().map(|&owner| Slot::settled(owner)).collect()
         } else {
-            let old_slots = if self.forgets(target) { settle::pin(&old_slots) } else { old_slots.clone() };
-            settle::change_owners(&old_slots, &owners, |id| built.serving.contains(&id), self.now_seconds)
+            let pinned = self.forgets(target).then(|| settle::pin(&old_slots));
+            let old_slots = pinned.as_ref().unwrap_or(&old_slots);
+            settle::change_owners(old_slots, &owners, membership(&built.serving), self.now_seconds)
         };
+        let new_slots = Arc::new(new_slots);
         let moved = |(index, slot): &(usize, &Slot)| {
             old_slots[index * old_slots.len() / new_slots.len()].current() != slot.current()
         };
@@ -112,6 +117,15 @@ pub fn is_affected(installed: &Installed, target: &TargetService) -> bool {
     });
     let Some(wanted) = known.collect::<Option<BTreeMap<BackendId, &TargetBackend>>>() else { return true };
     service.entry.settings() != target.settings || service.built != Some(built_for(installed, &wanted))
+}
+
+/// Whether an id is one of `ids`, at the cost of one read: each slot of a table asks.
+fn membership(ids: &BTreeSet<BackendId>) -> impl Fn(BackendId) -> bool {
+    let mut members = vec![false; ids.last().map_or(0, |last| last.0 as usize + 1)];
+    for id in ids {
+        members[id.0 as usize] = true;
+    }
+    move |id| members.get(id.0 as usize).copied().unwrap_or(false)
 }
 
 /// What a table follows from.

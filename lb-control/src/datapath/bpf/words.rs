@@ -46,7 +46,8 @@ impl Words {
         (index < self.words).then(|| unsafe { self.start.add(index).as_ref() })
     }
 
-    /// Stores `values` from `index` on, word by word.
+    /// Stores `values` from `index` on, word by word. One that stands there already is left alone: packets keep it in
+    /// their caches.
     pub fn store(&self, index: usize, values: impl ExactSizeIterator<Item = u64>) -> Result<()> {
         anyhow::ensure!(
             index + values.len() <= self.words,
@@ -54,8 +55,10 @@ impl Words {
         );
         for (offset, value) in values.enumerate() {
             if let Some(word) = self.get(index + offset) {
-                // Release: what the word names was written before.
-                word.store(value, Ordering::Release);
+                if word.load(Ordering::Relaxed) != value {
+                    // Release: what the word names was written before.
+                    word.store(value, Ordering::Release);
+                }
             }
         }
         Ok(())
