@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::{
     effective::Effective,
-    model::{self, Desired, Health, Network, OnDeadline, Quic, Refusal, Service, address},
+    model::{self, Census, Desired, Health, Network, OnDeadline, Quic, Refusal, Service, address},
     store::{Memory, Store, StoreError, embedded::Embedded},
     target::{TargetBackend, TargetService},
 };
@@ -27,8 +27,9 @@ pub use self::active::{Active, CUT_SECONDS, active, active_backend, effective_st
 
 /// The live world's say in an order: what the validated order alone does not tell, such as routes.
 pub trait Admission: Send + Sync {
-    /// Called with the state before and the state that the order would make, before it is stored.
-    fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal>;
+    /// Called with the state before, the state that the order would make, and the names of the services that differ,
+    /// before it is stored.
+    fn check(&self, before: &Desired, after: &Desired, changed: &[String]) -> Result<(), Refusal>;
 }
 
 /// Holder of the desired state.
@@ -47,6 +48,8 @@ pub struct DesiredState {
 /// What only the one order that holds the lock touches.
 struct Orders {
     store: Box<dyn Store>,
+    /// Of the state that was looked at last.
+    census: Census,
     /// By service: the generation of the last order that changed it.
     changed: BTreeMap<String, u64>,
     /// The generation of the last order.
@@ -92,8 +95,9 @@ impl DesiredState {
     fn with_store(store: Box<dyn Store>) -> Result<Self, StoreError> {
         let desired = store.load()?;
         let generation = desired.generation;
-        let changed = desired.services.keys().map(|name| (name.clone(), generation)).collect();
-        let orders = Orders { store, changed, last_order: generation, reserved: generation };
+        let changed = desired.services.keys().map(|name| (name.to_owned(), generation)).collect();
+        let census = Census::of(&desired);
+        let orders = Orders { store, census, changed, last_order: generation, reserved: generation };
         Ok(Self {
             orders: Mutex::new(orders),
             verdicts: Mutex::default(),
@@ -151,7 +155,7 @@ impl DesiredState {
     ) -> Result<(T, Arc<Desired>), Refusal> {
         let begun = Instant::now();
         let mut orders = self.lock();
-        let Admitted { answer, before, after, changed } = self.admit(&orders, condition, edit)?;
+        let Admitted { answer, before, after, changed } = self.admit(&mut orders, condition, edit)?;
         if changed.is_empty() {
             return Ok((answer, before));
         }
@@ -170,14 +174,14 @@ impl DesiredState {
         condition: Condition<'_>,
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
     ) -> Result<(T, Arc<Desired>), Refusal> {
-        let Admitted { answer, before, mut after, .. } = self.admit(&self.lock(), condition, edit)?;
+        let Admitted { answer, before, mut after, .. } = self.admit(&mut self.lock(), condition, edit)?;
         after.generation = before.generation;
         Ok((answer, Arc::new(after)))
     }
 
     fn admit<T>(
         &self,
-        orders: &Orders,
+        orders: &mut Orders,
         condition: Condition<'_>,
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
     ) -> Result<Admitted<T>, Refusal> {
@@ -191,11 +195,12 @@ impl DesiredState {
         }
         after.generation = before.generation + 1;
         model::note_arrivals(&before, &mut after, &changed, now_unix());
-        model::check_together(&before, &after, &changed)?;
+        orders.census.follow(&after);
+        model::check_together(&orders.census, &before, &after, &changed)?;
         model::check_full_nat(&after, &changed, self.full_nat.get().map_or(&[], Vec::as_slice))?;
-        model::check_slots(&after, self.slots.get().copied().unwrap_or(limits::SLOTS))?;
+        model::check_slots(&orders.census, self.slots.get().copied().unwrap_or(limits::SLOTS))?;
         if let Some(admission) = self.admission.get() {
-            admission.check(&before, &after)?;
+            admission.check(&before, &after, &changed)?;
         }
         Ok(Admitted { answer, before, after, changed })
     }

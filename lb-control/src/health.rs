@@ -24,7 +24,7 @@ use tokio::{
 use self::{samples::Samples, threshold::Threshold};
 use crate::{
     desired::DesiredState,
-    model::{Health, HealthCheck, Service},
+    model::{Desired, Health, HealthCheck, Service, Services},
 };
 
 /// Checks under way at once: each holds a socket, and 512 leave half of the usual limit of 1,024 free.
@@ -48,51 +48,50 @@ impl Drop for Running {
 pub async fn run(desired: Arc<DesiredState>, samples: Samples) {
     let mut states = desired.subscribe();
     let permits = Arc::new(Semaphore::new(CONCURRENT_MAX));
-    let mut running = BTreeMap::<String, OfService>::new();
+    let mut running = BTreeMap::<String, BTreeMap<SocketAddr, Running>>::new();
+    let mut followed = Services::default();
     loop {
         let state = states.borrow_and_update().clone();
-        running.retain(|name, _| state.services.contains_key(name));
-        for service in state.services.shared() {
-            let known = running.entry(service.name.clone()).or_insert_with(|| OfService::of(service.clone()));
-            if known.is_new || !Arc::ptr_eq(&known.service, service) {
-                known.follow(service, |backend, check| Checker {
-                    desired: desired.clone(),
-                    service: service.name.clone(),
-                    backend,
-                    check: check.clone(),
-                    permits: permits.clone(),
-                    samples: samples.clone(),
-                });
-            }
+        for name in state.services.differences(&followed) {
+            let Some((service, check)) = checked(&state, name) else {
+                running.remove(name);
+                continue;
+            };
+            follow(running.entry(name.to_owned()).or_default(), service, check, |backend| Checker {
+                desired: desired.clone(),
+                service: name.to_owned(),
+                backend,
+                check: check.clone(),
+                permits: permits.clone(),
+                samples: samples.clone(),
+            });
         }
+        followed = state.services.clone();
         if states.changed().await.is_err() {
             return;
         }
     }
 }
 
-/// The checkers of a service, as it was when they were last looked at: one that is shared has not changed.
-struct OfService {
-    service: Arc<Service>,
-    is_new: bool,
-    running: BTreeMap<SocketAddr, Running>,
+/// A service whose backends are to be checked.
+fn checked<'a>(state: &'a Desired, name: &str) -> Option<(&'a Service, &'a HealthCheck)> {
+    let service = state.services.get(name)?;
+    Some((service, service.health_check.as_ref()?))
 }
 
-impl OfService {
-    fn of(service: Arc<Service>) -> Self {
-        Self { service, is_new: true, running: BTreeMap::new() }
-    }
-
-    fn follow(&mut self, service: &Arc<Service>, checker: impl Fn(SocketAddr, &HealthCheck) -> Checker) {
-        (self.service, self.is_new) = (service.clone(), false);
-        let Some(check) = &service.health_check else { return self.running.clear() };
-        self.running.retain(|at, task| service.backends.contains_key(at) && task.check == *check);
-        for (at, backend) in &service.backends {
-            self.running.entry(*at).or_insert_with(|| {
-                let task = tokio::spawn(checker(*at, check).run(backend.health));
-                Running { check: check.clone(), task: task.abort_handle() }
-            });
-        }
+/// Ends the checkers of what is gone, or checked in another way now, and starts those of what came.
+fn follow(
+    running: &mut BTreeMap<SocketAddr, Running>,
+    service: &Service,
+    check: &HealthCheck,
+    checker: impl Fn(SocketAddr) -> Checker,
+) {
+    running.retain(|at, task| service.backends.contains_key(at) && task.check == *check);
+    for (at, backend) in &service.backends {
+        running.entry(*at).or_insert_with(|| {
+            let task = tokio::spawn(checker(*at).run(backend.health));
+            Running { check: check.clone(), task: task.abort_handle() }
+        });
     }
 }
 

@@ -22,7 +22,7 @@ pub use spec::{
     OnFailureName, ProbeName, ProtocolName, QuicSpec, SchemeName, ServerIdSpec, ServiceSpec, TrackingName,
     address_rule,
 };
-pub use together::{changed_services, check_full_nat, check_slots, check_together};
+pub use together::{Census, changed_services, check_full_nat, check_slots, check_together};
 
 /// All that is desired, under one generation number that grows with every accepted order or health change.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,6 +82,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// Where it has backends and the other has none.
+    pub fn backends_beside<'a>(&'a self, other: Option<&'a Self>) -> impl Iterator<Item = &'a SocketAddr> {
+        let is_other = move |at: &&SocketAddr| other.is_none_or(|other| !other.backends.contains_key(*at));
+        self.backends.keys().filter(is_other)
+    }
+
     /// Nothing is remembered of its flows.
     pub fn is_connectionless(&self) -> bool {
         self.tracking == Tracking::Connectionless

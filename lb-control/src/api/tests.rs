@@ -116,7 +116,7 @@ impl DryRuns for Rehearsed {
 struct NoRoute;
 
 impl Admission for NoRoute {
-    fn check(&self, _: &Desired, after: &Desired) -> Result<(), Refusal> {
+    fn check(&self, _: &Desired, after: &Desired, _: &[String]) -> Result<(), Refusal> {
         let new = after.services.values().flat_map(|one| one.backends.keys().map(|at| (&one.name, at)));
         if let Some((name, at)) = new.into_iter().find(|(_, at)| at.ip().to_string().starts_with("10.9.")) {
             return Err(Refusal::backend(name, *at, "address", format!("no route to {}", at.ip())));

@@ -16,7 +16,8 @@ use super::{
     packets::{Packets, WrittenFullNat, WrittenTunnel},
 };
 use crate::model::{
-    Desired, FieldError, Refusal, Service, ServiceSpec, address::place, check_full_nat, check_together,
+    Census, Desired, FieldError, Refusal, Service, ServiceSpec, address::place, check_full_nat,
+    check_together,
 };
 
 /// Longest interface name: the kernel's `IFNAMSIZ` without the terminating zero.
@@ -230,7 +231,7 @@ impl Faults<'_> {
     }
 
     fn services(&mut self, specs: &[Spanned<ServiceSpec>], full_nat: &[IpAddr]) -> Vec<Service> {
-        let mut desired = Desired::default();
+        let (mut desired, mut census) = (Desired::default(), Census::default());
         let mut services = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
             match Service::new(spec.get_ref()) {
@@ -241,7 +242,8 @@ impl Faults<'_> {
                         self.add(at, &format!("services[{index}].name"), "is the name of another service");
                     } else {
                         let changed = std::slice::from_ref(&service.name);
-                        let checked = check_together(&Desired::default(), &desired, changed)
+                        census.follow(&desired);
+                        let checked = check_together(&census, &Desired::default(), &desired, changed)
                             .and_then(|()| check_full_nat(&desired, changed, full_nat));
                         if let Err(refusal) = checked {
                             self.refusal(index, spec, refusal);

@@ -53,10 +53,9 @@ impl RouteAdmission {
 }
 
 impl Admission for RouteAdmission {
-    fn check(&self, before: &Desired, after: &Desired) -> Result<(), Refusal> {
+    fn check(&self, before: &Desired, after: &Desired, changed: &[String]) -> Result<(), Refusal> {
         let snapshot = self.netlink.snapshot();
-        let differences = after.services.differences(&before.services);
-        let new = differences.into_iter().filter_map(|name| after.services.get(name)).filter(|service| {
+        let new = changed.iter().filter_map(|name| after.services.get(name)).filter(|service| {
             before.services.get(&service.name).is_none_or(|old| old.address != service.address)
         });
         let refused: Vec<_> = new
@@ -66,7 +65,7 @@ impl Admission for RouteAdmission {
         if !refused.is_empty() {
             return Err(Refusal::Invalid(refused));
         }
-        let new = new_backends(before, after);
+        let new = new_backends(before, after, changed);
         let mut addresses: Vec<IpAddr> = new.iter().map(|(_, _, at)| at.ip()).collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -101,16 +100,19 @@ pub fn full_nat_addresses(pool: &[IpAddr], desired: &Desired, snapshot: &Snapsho
         return Some(format!("{own} is configured on this host: name addresses that nothing else has"));
     }
     desired.services.keys().find_map(|name| {
-        let refusal = check_full_nat(desired, std::slice::from_ref(name), pool).err()?;
+        let refusal = check_full_nat(desired, &[name.to_owned()], pool).err()?;
         Some(format!("service {name} of the store: {}", refusal.in_words()))
     })
 }
 
 /// Backends that an order adds, or whose service it gives another mode.
-fn new_backends<'a>(before: &Desired, after: &'a Desired) -> Vec<(&'a str, Mode, SocketAddr)> {
+fn new_backends<'a>(
+    before: &Desired,
+    after: &'a Desired,
+    changed: &[String],
+) -> Vec<(&'a str, Mode, SocketAddr)> {
     let mut new = Vec::new();
-    let differences = after.services.differences(&before.services);
-    for service in differences.into_iter().filter_map(|name| after.services.get(name)) {
+    for service in changed.iter().filter_map(|name| after.services.get(name)) {
         let old = before.services.get(&service.name).filter(|old| old.mode == service.mode);
         for at in service.backends.keys() {
             if old.is_none_or(|old| !old.backends.contains_key(at)) {

@@ -1,7 +1,7 @@
 //! What should be installed, out of orders, health, ways and addresses. Pure; time is an argument.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use super::needs::Needs;
 use crate::{
     config::{Packets, Tunnel},
     desired::{CUT_SECONDS, target_service},
-    model::{Backend, Desired, Network, Service, address},
+    model::{Backend, Desired, Network, Service, Services, address},
     netlink::Snapshot,
     next_hops::{Resolved, Unresolved},
     target::{Shared, Target, TargetService},
@@ -26,11 +26,11 @@ pub const WAY_WITHIN: Duration = Duration::from_millis(100);
 /// change costs what it touches.
 pub struct Targets {
     packets: Packets,
-    followed: Option<Arc<Desired>>,
-    /// In the order of their names.
-    entries: Vec<Entry>,
-    /// How many backends are at each address.
-    hosts: BTreeMap<IpAddr, usize>,
+    followed: Services,
+    /// By name.
+    entries: BTreeMap<String, Entry>,
+    /// Names of services with backends at an address, and how many.
+    hosts: BTreeMap<IpAddr, BTreeMap<Arc<str>, usize>>,
     /// Addresses whose way is not known yet, and until when it is waited for.
     waiting: BTreeMap<IpAddr, Instant>,
     ways: Arc<Resolved>,
@@ -70,8 +70,8 @@ impl Targets {
     pub fn new(packets: Packets) -> Self {
         Self {
             packets,
-            followed: None,
-            entries: Vec::new(),
+            followed: Services::default(),
+            entries: BTreeMap::new(),
             hosts: BTreeMap::new(),
             waiting: BTreeMap::new(),
             ways: Arc::default(),
@@ -79,38 +79,25 @@ impl Targets {
     }
 
     /// Takes in what is desired now. The ways of new addresses are waited for until `wait_until`.
-    pub fn follow(&mut self, desired: &Arc<Desired>, wait_until: Instant) -> Hosts {
+    pub fn follow(&mut self, desired: &Desired, wait_until: Instant) -> Hosts {
         let mut hosts = Hosts::default();
-        if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, desired)) {
-            return hosts;
-        }
-        let mut before = std::mem::take(&mut self.entries).into_iter().peekable();
-        for service in desired.services.shared() {
-            while let Some(gone) =
-                before.next_if(|old| !Arc::ptr_eq(&old.service, service) && old.service.name < service.name)
-            {
-                self.leave(&gone.service, &mut hosts);
+        let before = std::mem::replace(&mut self.followed, desired.services.clone());
+        for name in before.differences(&desired.services) {
+            let known = self.entries.remove(name);
+            let (old, now) = (before.get(name), desired.services.get_shared(name));
+            // First in, then out: who stays is neither new nor gone.
+            if let Some(service) = now {
+                self.enter(name, service, old, &mut hosts);
             }
-            let known =
-                before.next_if(|old| Arc::ptr_eq(&old.service, service) || old.service.name == service.name);
-            let entry = match known {
-                Some(known) if Arc::ptr_eq(&known.service, service) => known,
-                known => {
-                    // First in, then out: who stays is neither new nor gone.
-                    self.enter(service, &mut hosts);
-                    if let Some(known) = &known {
-                        self.leave(&known.service, &mut hosts);
-                    }
-                    Entry::new(service.clone(), known.and_then(|known| known.target))
-                }
-            };
-            self.entries.push(entry);
-        }
-        for gone in before {
-            self.leave(&gone.service, &mut hosts);
+            if let Some(service) = old {
+                self.leave(name, service, now.map(Arc::as_ref), &mut hosts);
+            }
+            if let Some(service) = now {
+                let entry = Entry::new(service.clone(), known.and_then(|known| known.target));
+                self.entries.insert(name.to_owned(), entry);
+            }
         }
         self.waiting.extend(hosts.came.iter().map(|address| (*address, wait_until)));
-        self.followed = Some(desired.clone());
         hosts
     }
 
@@ -122,17 +109,20 @@ impl Targets {
         now: Instant,
         now_unix: u64,
     ) -> Wanted {
-        let other = self.take_ways(ways);
+        for host in self.take_ways(ways) {
+            for name in self.hosts.get(&host).into_iter().flat_map(BTreeMap::keys) {
+                if let Some(entry) = self.entries.get_mut(name.as_ref()) {
+                    entry.is_stale = true;
+                }
+            }
+        }
         self.waiting.retain(|address, until| *until > now && !is_answered(ways, address));
         let next_hop = |address: IpAddr| ways.ways.get(&address).and_then(|way| way.ok());
         let mut needs = Needs::of_pool(&self.packets.full_nat.addresses);
         let mut held_until: Option<Instant> = None;
         let mut services = Vec::with_capacity(self.entries.len());
-        for entry in &mut self.entries {
-            let mut hosts = entry.service.backends.keys().map(|at| at.ip());
-            entry.is_stale |=
-                entry.is_timed || (!other.is_empty() && hosts.any(|host| other.contains(&host)));
-            if entry.is_stale {
+        for entry in self.entries.values_mut() {
+            if entry.is_stale || entry.is_timed {
                 let until = match self.waiting.is_empty() {
                     true => None,
                     false => entry.service.backends.keys().filter_map(|at| self.waiting.get(&at.ip())).max(),
@@ -164,9 +154,9 @@ impl Targets {
     }
 
     /// Addresses whose ways differ from those before.
-    fn take_ways(&mut self, ways: &Arc<Resolved>) -> HashSet<IpAddr> {
+    fn take_ways(&mut self, ways: &Arc<Resolved>) -> Vec<IpAddr> {
         if Arc::ptr_eq(&self.ways, ways) {
-            return HashSet::new();
+            return Vec::new();
         }
         let before = std::mem::replace(&mut self.ways, ways.clone());
         let differs = |address: &&IpAddr| before.ways.get(address) != ways.ways.get(address);
@@ -174,21 +164,28 @@ impl Targets {
         ways.ways.keys().filter(differs).chain(gone).copied().collect()
     }
 
-    fn enter(&mut self, service: &Service, hosts: &mut Hosts) {
-        for at in service.backends.keys() {
-            let backends = self.hosts.entry(at.ip()).or_default();
-            *backends += 1;
-            if *backends == 1 {
+    /// `old` is what the service was, if it was there.
+    fn enter(&mut self, name: &str, service: &Service, old: Option<&Service>, hosts: &mut Hosts) {
+        let name: Arc<str> = name.into();
+        for at in service.backends_beside(old) {
+            let names = self.hosts.entry(at.ip()).or_default();
+            if names.is_empty() {
                 hosts.came.push(at.ip());
             }
+            *names.entry(name.clone()).or_default() += 1;
         }
     }
 
-    fn leave(&mut self, service: &Service, hosts: &mut Hosts) {
-        for at in service.backends.keys() {
-            let Some(backends) = self.hosts.get_mut(&at.ip()) else { continue };
+    /// `new` is what the service becomes, if it stays.
+    fn leave(&mut self, name: &str, service: &Service, new: Option<&Service>, hosts: &mut Hosts) {
+        for at in service.backends_beside(new) {
+            let Some(names) = self.hosts.get_mut(&at.ip()) else { continue };
+            let Some(backends) = names.get_mut(name) else { continue };
             *backends -= 1;
             if *backends == 0 {
+                names.remove(name);
+            }
+            if names.is_empty() {
                 self.hosts.remove(&at.ip());
                 self.waiting.remove(&at.ip());
                 hosts.went.push(at.ip());
@@ -300,53 +297,4 @@ fn locals(snapshot: &Snapshot) -> Vec<Address> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_addresses_are_told_once_and_without_those_of_one_link() {
-        let mut snapshot = Snapshot::default();
-        let addresses = [
-            (1, "127.0.0.1"),
-            (1, "::1"),
-            (3, "10.0.0.1"),
-            (3, "fe80::1"),
-            (3, "2001:db8::1"),
-            (4, "10.0.0.1"),
-        ];
-        for (interface, address) in addresses {
-            snapshot.addresses.insert((interface, address.parse().expect("an address")));
-        }
-        let packets = Packets::default();
-        let target = target(&Desired::default(), &packets, &Resolved::default(), &snapshot, 0);
-        let locals: Vec<String> =
-            target.locals.iter().map(|local| address::from_map(*local).to_string()).collect();
-        assert_eq!(locals, ["10.0.0.1", "2001:db8::1"]);
-        assert!(target.pool.is_empty());
-    }
-
-    #[test]
-    fn settings_have_the_forms_of_the_maps() {
-        let mut packets = Packets::default();
-        let found = program(&packets);
-        assert_eq!(found.tunnel_ipv4, Address::from_ipv4([172, 16, 0, 0]));
-        assert_eq!(found.tunnel_ipv4_hosts.to_ne_bytes(), [0, 0, 255, 255]);
-        assert_eq!(address::from_map(found.tunnel_ipv6).to_string(), "100::");
-        assert_eq!(found.tunnel_ipv6_hosts, u32::MAX);
-        assert_eq!((found.gue_port.number(), found.answers_per_second), (6_080, 1_000));
-        assert_eq!((found.pool_first_port, found.pool_ports), (1_024, 64_512));
-        assert_eq!((found.pool_ipv4, found.pool_ipv6), (0, 0));
-
-        let network = |text: &str| text.parse().expect("a network");
-        packets.tunnel.source_ipv4 = network("10.9.8.7");
-        packets.tunnel.source_ipv6 = network("2001:db8::a00/120");
-        packets.full_nat.addresses =
-            ["10.0.0.8", "10.0.0.9", "2001:db8::9"].map(|text| text.parse().expect("an address")).to_vec();
-        packets.full_nat.ports = crate::model::Ports::ANY;
-        let found = program(&packets);
-        assert_eq!(found.tunnel_ipv4_hosts, 0);
-        assert_eq!(found.tunnel_ipv6_hosts.to_ne_bytes(), [0, 0, 0, 255]);
-        assert_eq!((found.pool_first_port, found.pool_ports), (1, 65_535));
-        assert_eq!((found.pool_ipv4, found.pool_ipv6), (2, 1));
-    }
-}
+mod tests;

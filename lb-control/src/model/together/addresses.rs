@@ -3,17 +3,14 @@
 //! An exact (address, port) wins over a wide service, and the longest prefix over shorter ones; so only services
 //! of the same network and of the same kind can be in each other's way.
 
-use std::collections::HashMap;
-
 use lb_common::{Wide, limits};
 
-use crate::model::{
-    Desired, FragmentPolicy, FragmentsName, Network, Protocol, ProtocolName, Refusal, Service,
-};
+use super::Census;
+use crate::model::{Desired, FragmentPolicy, FragmentsName, ProtocolName, Refusal, Service};
 
 /// No other service has the address and any of the ports.
-pub fn are_free(after: &Desired, service: &Service) -> Result<(), Refusal> {
-    let taken = neighbours(after, service)
+pub fn are_free(census: &Census, after: &Desired, service: &Service) -> Result<(), Refusal> {
+    let taken = neighbours(census, after, service)
         .find(|other| other.is_wide() == service.is_wide() && other.ports.overlap(&service.ports));
     match taken {
         None => Ok(()),
@@ -26,13 +23,13 @@ pub fn are_free(after: &Desired, service: &Service) -> Result<(), Refusal> {
 }
 
 /// Fragments have no ports: what becomes of them is decided for an address and protocol.
-pub fn agree_on_fragments(after: &Desired, service: &Service) -> Result<(), Refusal> {
+pub fn agree_on_fragments(census: &Census, after: &Desired, service: &Service) -> Result<(), Refusal> {
     let text = |service: &Service| FragmentsName::from(service.fragments).text();
     let at = |other: &Service| {
         format!("service {} has {} {}", other.name, other.address, ProtocolName::from(other.protocol).text())
     };
     let is_alone = |one: &Service| one.fragments == FragmentPolicy::ByAddress;
-    for other in neighbours(after, service) {
+    for other in neighbours(census, after, service) {
         let rule = if is_alone(service) || is_alone(other) {
             format!("by-address is for the only service of an address and protocol: {} too", at(other))
         } else if other.fragments != service.fragments {
@@ -46,18 +43,17 @@ pub fn agree_on_fragments(after: &Desired, service: &Service) -> Result<(), Refu
     Ok(())
 }
 
-/// The wide services fit in their map.
-pub fn fit(after: &Desired) -> Result<(), Refusal> {
-    let mut ranges: HashMap<(Protocol, Network), usize> = HashMap::new();
-    for service in after.services.values().filter(|service| service.is_wide()) {
-        *ranges.entry((service.protocol, service.address)).or_default() += 1;
+/// A wide service fits in its map, and among those of its network.
+pub fn fit(census: &Census, service: &Service) -> Result<(), Refusal> {
+    if !service.is_wide() {
+        return Ok(());
     }
-    if let Some(((protocol, network), _)) = ranges.iter().find(|(_, count)| **count > Wide::RANGES) {
-        let protocol = ProtocolName::from(*protocol).text();
-        let rule = format!("at most {} ranges of ports of {network} {protocol}", Wide::RANGES);
+    if census.wide_services(service.protocol, service.address) > Wide::RANGES {
+        let protocol = ProtocolName::from(service.protocol).text();
+        let rule = format!("at most {} ranges of ports of {} {protocol}", Wide::RANGES, service.address);
         return Err(Refusal::Capacity { field: "ports", rule });
     }
-    if ranges.len() > limits::WIDE as usize {
+    if census.wide_networks() > limits::WIDE as usize {
         let rule = format!("at most {} networks, and addresses with ranges of ports", limits::WIDE);
         return Err(Refusal::Capacity { field: "address", rule });
     }
@@ -65,8 +61,11 @@ pub fn fit(after: &Desired) -> Result<(), Refusal> {
 }
 
 /// The other services of the same protocol and address or network.
-fn neighbours<'a>(after: &'a Desired, service: &'a Service) -> impl Iterator<Item = &'a Service> {
-    after.services.values().filter(move |other| {
-        other.name != service.name && (other.protocol, other.address) == (service.protocol, service.address)
-    })
+fn neighbours<'a>(
+    census: &'a Census,
+    after: &'a Desired,
+    service: &'a Service,
+) -> impl Iterator<Item = &'a Service> {
+    let others = census.at(service.address).filter(|name| *name != service.name);
+    others.filter_map(|name| after.services.get(name)).filter(|other| other.protocol == service.protocol)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::ServiceSpec;
+use crate::model::{Service, ServiceSpec};
 
 /// All services but the last are there; what is said of the last.
 fn said(services: &[Value]) -> String {
@@ -19,7 +19,7 @@ fn said(services: &[Value]) -> String {
         let name = service.name.clone();
         desired.services.insert(name.clone(), service);
         assert!(outcome.is_ok(), "{outcome:?}");
-        outcome = check_together(&Desired::default(), &desired, &[name]);
+        outcome = check_together(&Census::of(&desired), &Desired::default(), &desired, &[name]);
     }
     outcome.err().map_or_else(String::new, |refusal| refusal.in_words())
 }

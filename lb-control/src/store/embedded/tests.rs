@@ -48,7 +48,7 @@ fn stored(path: &Path) -> Desired {
 }
 
 fn names(desired: &Desired) -> Vec<String> {
-    desired.services.keys().cloned().collect()
+    desired.services.keys().map(str::to_owned).collect()
 }
 
 #[test]
