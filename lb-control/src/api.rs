@@ -32,6 +32,7 @@ pub use self::{
 };
 use crate::{
     desired::DesiredState,
+    health::samples::Samples,
     status::{DryRuns, Observe},
 };
 
@@ -46,6 +47,8 @@ pub struct AppState {
     pub observer: Arc<dyn Observe>,
     /// Tells what would become of others.
     pub engine: Arc<dyn DryRuns>,
+    /// The way of response times from the checks, which tells how many it dropped.
+    pub samples: Samples,
 }
 
 type Shared = Arc<AppState>;

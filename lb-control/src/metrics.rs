@@ -75,6 +75,15 @@ pub fn effective(seen: &Histogram) -> String {
     out.0
 }
 
+/// How many response times of checks were dropped.
+pub fn samples(dropped: u64) -> String {
+    let mut out = Text(String::new());
+    let help = "Response times of checks that were dropped, because too many waited for the engine.";
+    out.family("response_samples_dropped_total", "counter", help);
+    out.sample("response_samples_dropped_total", &[], dropped);
+    out.0
+}
+
 fn flow_table(out: &mut Text, observed: &Observed) {
     let table = observed.flow_table;
     out.family("flow_table_capacity", "gauge", "Flows that can be remembered.");

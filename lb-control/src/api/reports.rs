@@ -63,6 +63,7 @@ pub async fn metrics(State(state): State<Shared>, Extension(outcomes): Extension
     let (desired, observed) = (state.desired.current(), state.observer.observe());
     let mut text = metrics::render(&desired, &observed, &outcomes.counts(), now_unix());
     text.push_str(&metrics::effective(&state.desired.effective().histogram()));
+    text.push_str(&metrics::samples(state.samples.dropped()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -164,6 +164,7 @@ impl Api {
             desired: desired.clone(),
             observer: eyes.clone(),
             engine: Arc::new(Rehearsed),
+            samples: Samples::channel().0,
         });
         let outcomes = Arc::new(Outcomes::default());
         let count = axum::middleware::from_fn_with_state(outcomes.clone(), outcomes::count);

@@ -83,14 +83,15 @@ pub async fn run(config: Config, object: &'static [u8]) -> anyhow::Result<()> {
         }
     };
     let (samples, times) = Samples::channel();
-    tokio::spawn(health::run(desired.clone(), samples));
+    tokio::spawn(health::run(desired.clone(), samples.clone()));
     let engine = reconciler.engine.clone();
     tokio::spawn(deliver(times, async move |times| {
         let note = move |engine: &mut Bpf| engine.note_response_times(&times, monotonic_micros());
         engine.call(note).await.is_ok()
     }));
     let dry_runs = DryRunner { engine: reconciler.engine.clone(), resolved: reconciler.resolved.clone() };
-    let state = AppState { desired, observer: reconciler.observer.clone(), engine: Arc::new(dry_runs) };
+    let observer = reconciler.observer.clone();
+    let state = AppState { desired, observer, engine: Arc::new(dry_runs), samples };
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(api::serve(state, listeners, async move {
         let mut stopped = stopped;

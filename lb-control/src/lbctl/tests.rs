@@ -20,6 +20,7 @@ use crate::{
         tests::{Eyes, Rehearsed},
     },
     desired::DesiredState,
+    health::samples::Samples,
 };
 
 struct Controller {
@@ -49,8 +50,12 @@ impl Controller {
         let listeners = Listeners::bind(&socket, Some(&tcp)).await.unwrap();
         let url = format!("http://{}", listeners.tcp_address().unwrap());
         let (desired, eyes) = (Arc::new(DesiredState::in_memory()), Arc::new(Eyes::default()));
-        let state =
-            AppState { desired: desired.clone(), observer: eyes.clone(), engine: Arc::new(Rehearsed) };
+        let state = AppState {
+            desired: desired.clone(),
+            observer: eyes.clone(),
+            engine: Arc::new(Rehearsed),
+            samples: Samples::channel().0,
+        };
         let server = tokio::spawn(serve(state, listeners, std::future::pending()));
         Self { desired, eyes, directory, socket, url, server }
     }

@@ -19,6 +19,7 @@ fn state() -> AppState {
         desired: Arc::new(DesiredState::in_memory()),
         observer: Arc::new(Eyes::default()),
         engine: Arc::new(Rehearsed),
+        samples: Samples::channel().0,
     }
 }
 

@@ -42,6 +42,7 @@ async fn metrics_have_help_type_and_bounded_labels() {
         "portcullis_service_flows_pinned{service=\"shop\"} 11",
         "portcullis_slots_moved_total 20",
         "portcullis_flows_cut_total 6",
+        "portcullis_response_samples_dropped_total 0",
         "portcullis_interface_attached{interface=\"eth0\",mode=\"driver\"} 1",
     ] {
         assert!(metrics.text.lines().any(|found| found == line), "{line}\n{}", metrics.text);
