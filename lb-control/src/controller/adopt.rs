@@ -9,12 +9,13 @@ use lb_common::{BackendState, NextHop, ServiceKey};
 
 use crate::{
     datapath::Contents,
-    desired::{DesiredState, effective_state},
+    desired::{DesiredState, active, effective_state},
     model::{Backend, Health, address},
 };
 
 /// Health is not stored. A backend that is installed as failed is known to have failed and needs its
-/// successes first; every other is unknown, which serves.
+/// successes first; every other is unknown, which serves. So is one that the order alone explains: it stands by, or its
+/// drain is over; it stays as it is installed.
 pub fn health(desired: &DesiredState, contents: &Contents, now_unix: u64) {
     let keys: HashMap<u32, ServiceKey> =
         contents.services.iter().map(|(key, service, _)| (service.id, *key)).collect();
@@ -28,13 +29,13 @@ pub fn health(desired: &DesiredState, contents: &Contents, now_unix: u64) {
         .collect();
     for service in desired.current().services.values() {
         let key = address::service_key(service);
-        for (at, ordered) in &service.backends {
+        for ((at, ordered), alone) in service.backends.iter().zip(active(service, now_unix)) {
             let failed = Backend { health: Health::Down, ..ordered.clone() };
-            let state = |backend| Some(effective_state(backend, service.on_failure, now_unix));
+            let failed = effective_state(&failed, service.on_failure, now_unix);
             let found = installed.get(&(key, *at)).copied();
-            // Told apart from what the order alone would have made of it, such as a drain that is over.
-            if found == state(&failed)
-                && found != state(ordered)
+            if found == Some(failed)
+                && failed != alone.state
+                && ordered.draining.is_none()
                 && desired.set_health(&service.name, *at, Health::Down).is_some()
             {
                 tracing::info!(service = %service.name, backend = %at, "was down before the start");
@@ -66,17 +67,16 @@ mod tests {
     fn shop(on_failure: &str) -> Service {
         let spec = serde_json::json!({
             "name": "shop", "address": "192.0.2.1", "port": 80, "on_failure": on_failure,
-            "health_check": { "type": "tcp" }, "backends": [{ "address": "10.0.0.1" }],
+            "health_check": { "type": "tcp" },
+            "backends": [{ "address": "10.0.0.1" }, { "address": "10.0.0.2", "priority": 1 }],
         });
         let spec: ServiceSpec = serde_json::from_value(spec).expect("it is a service");
         Service::new(&spec).expect("it keeps the rules")
     }
 
-    /// What becomes of a backend that is installed in `state`.
-    fn adopted(on_failure: OnFailure, draining: Option<Drain>, state: BackendState) -> Health {
-        let mut service = shop(if on_failure == OnFailure::Keep { "keep" } else { "resteer" });
-        let at = *service.backends.keys().next().expect("it has one");
-        service.backends.get_mut(&at).expect("it has one").draining = draining;
+    /// What becomes of the backends of a service that are installed in these states.
+    fn adopted(service: Service, states: [BackendState; 2]) -> [Health; 2] {
+        let places: Vec<SocketAddr> = service.backends.keys().copied().collect();
         let desired = DesiredState::in_memory();
         let insert = |all: &mut crate::model::Desired| {
             all.services.insert("shop".into(), service);
@@ -86,20 +86,20 @@ mod tests {
         let key = address::key("192.0.2.1:80".parse().expect("an address"), Protocol::Tcp);
         let entry =
             lb_common::Service::new(7, 0, 1024, ServiceSettings::new(Mode::Nat, Tracking::OnChange, 300));
-        let backend = lb_common::Backend {
+        let backends = places.iter().zip(states).map(|(at, state)| lb_common::Backend {
             address: address::to_map(at.ip()),
             port: lb_common::Port::new(at.port()),
             service: 7,
             state: state.word(),
             ..lb_common::Backend::default()
-        };
+        });
         let contents = Contents {
             services: vec![(key, entry, Vec::new())],
-            backends: vec![(BackendId(1), backend)],
+            backends: (1..).map(BackendId).zip(backends).collect(),
             ..Contents::default()
         };
         health(&desired, &contents, NOW);
-        desired.current().services["shop"].backends[&at].health
+        [0, 1].map(|index| desired.current().services["shop"].backends[&places[index]].health)
     }
 
     #[test]
@@ -115,11 +115,30 @@ mod tests {
             // A drain that was taken back and not installed any more.
             (OnFailure::Resteer, None, draining, Health::Unknown),
             (OnFailure::Resteer, drain(None), draining, Health::Unknown),
-            (OnFailure::Resteer, drain(None), down, Health::Down),
+            // It is drained, or it failed meanwhile: nothing is sent to it either way.
+            (OnFailure::Resteer, drain(None), down, Health::Unknown),
+            (OnFailure::Keep, drain(None), draining, Health::Unknown),
             // The drain is over: that alone makes it down.
             (OnFailure::Resteer, drain(Some(NOW - 1)), down, Health::Unknown),
         ] {
-            assert_eq!(adopted(on_failure, drain, state), expected, "{on_failure:?} {drain:?} {state:?}");
+            let mut service = shop(if on_failure == OnFailure::Keep { "keep" } else { "resteer" });
+            service.backends.values_mut().next().expect("it has two").draining = drain;
+            let [first, _] = adopted(service, [state, draining]);
+            assert_eq!(first, expected, "{on_failure:?} {drain:?} {state:?}");
+        }
+    }
+
+    #[test]
+    fn who_stands_by_is_not_taken_for_failed() {
+        let (up, draining, down) = (BackendState::Up, BackendState::Draining, BackendState::Down);
+        for (on_failure, states, expected) in [
+            ("keep", [up, draining], [Health::Unknown, Health::Unknown]),
+            ("keep", [draining, up], [Health::Down, Health::Unknown]),
+            ("resteer", [up, draining], [Health::Unknown, Health::Unknown]),
+            ("resteer", [up, down], [Health::Unknown, Health::Down]),
+            ("resteer", [down, up], [Health::Down, Health::Unknown]),
+        ] {
+            assert_eq!(adopted(shop(on_failure), states), expected, "{on_failure} {states:?}");
         }
     }
 }
