@@ -15,6 +15,11 @@ use lb_control::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// Orders free on one thread what another allocated, and tables of a megabyte come and go: mimalloc does that without
+/// asking the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The BPF object, aligned as its ELF header asks.
 #[cfg(not(bpf_object_missing))]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
