@@ -200,7 +200,7 @@ async fn load(address: SocketAddr, stop: Arc<AtomicBool>, served: Arc<AtomicU64>
             }
             let done = served.fetch_add(1, Relaxed);
             // A connection in three is new, so that some always wait to be taken.
-            if got.contains("connection: close") || done % 3 == 0 {
+            if got.contains("connection: close") || done.is_multiple_of(3) {
                 break;
             }
         }

@@ -118,7 +118,8 @@ fn a_configuration_is_taken_whole_or_not_at_all() {
     let configuration = json!({ "generation": 2, "failures": 2, "last_successful": true });
     assert_eq!(told["configuration"], configuration);
     let metrics = String::from_utf8(stage.curl("/metrics", &[]).stdout).unwrap();
-    let took = metrics.lines().find_map(|line| line.strip_prefix("gateway_config_reload_duration_seconds "));
+    let took =
+        metrics.lines().find_map(|line| line.strip_prefix("gateway_config_reload_duration_seconds{} "));
     assert!(took.unwrap().parse::<f64>().unwrap() > 0.0, "{metrics}");
 }
 
