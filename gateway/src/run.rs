@@ -263,6 +263,7 @@ impl Signals {
         let mut file_watch = FileWatch::new(file);
         let background = Handle::current();
         loop {
+            file_watch.also(shared.snapshot().certificate_files());
             tokio::select! {
                 _ = self.terminate.recv() => return Ended::Stop,
                 _ = self.interrupt.recv() => return Ended::Stop,

@@ -50,6 +50,14 @@ pub struct Snapshot {
     pub tunnels_max: u32,
 }
 
+impl Snapshot {
+    /// Files of certificates and keys, which change without the configuration.
+    pub fn certificate_files(&self) -> impl Iterator<Item = PathBuf> {
+        let servers = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        servers.flat_map(|tls| tls.files.iter().cloned())
+    }
+}
+
 /// What concerns all requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

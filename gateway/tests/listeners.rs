@@ -521,6 +521,40 @@ async fn only_trusted_proxies_name_clients() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    certificates(dir);
+    let socket = dir.join("gateway.sock").display().to_string();
+    let listen = format!(
+        "[{{address: 'unix:{socket}', tls: {{certificates: [{{certificate: a.pem, key: a.key}}]}}}}]"
+    );
+    write(dir, &listen, "", echo().await);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+    command.args(["run", "--config"]).arg(dir.join("gateway.yaml")).kill_on_drop(true);
+    let mut gateway = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let subject = async || {
+        let mut client = Command::new("openssl");
+        client.args(["s_client", "-brief", "-unix", &socket]).stdin(std::process::Stdio::null());
+        let said = client.output().await.expect("openssl is needed");
+        String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
+    };
+    let begun = Instant::now();
+    while !subject().await.contains("CN = a\n") {
+        assert!(begun.elapsed() < PATIENCE, "it serves");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Key and certificate do not change at once: between the two the one before stays.
+    fs::copy(dir.join("client.key"), dir.join("a.key")).unwrap();
+    fs::copy(dir.join("client.pem"), dir.join("a.pem")).unwrap();
+    while !subject().await.contains("CN = app\n") {
+        assert!(begun.elapsed() < PATIENCE, "the new one is shown");
+        sleep(Duration::from_millis(20)).await;
+    }
+    gateway.kill().await.unwrap();
+}
+
 /// HTTP/2 by hand (RFC 9113, RFC 7541), for what no client does of its own accord.
 mod raw {
     pub const GOAWAY: u8 = 7;

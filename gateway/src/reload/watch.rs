@@ -1,14 +1,15 @@
-//! Notices that a configuration's file has changed: written in place, renamed over by an editor, or swapped by a
+//! Notices that a configuration's file, or a certificate that it names, has changed: written in place, renamed over by an editor, or swapped by a
 //! symbolic link somewhere on its path. Directories are watched, because a file that is replaced takes its watch
 //! along; and the content decides, so that neither a doubled nor a lost event does harm.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{
     sync::Notify,
@@ -20,13 +21,20 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// File systems without events are looked at all the same.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Watches one file.
+/// Watches a configuration's file, and those that it names.
 pub struct FileWatch {
-    path: PathBuf,
-    seen: Option<Vec<u8>>,
+    configuration: Watched,
+    /// Certificates and keys.
+    named: Vec<Watched>,
     changed: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     directories: Vec<PathBuf>,
+}
+
+/// One file, and the digest of its content when it was last looked at.
+struct Watched {
+    path: PathBuf,
+    seen: Option<Vec<u8>>,
 }
 
 impl FileWatch {
@@ -43,39 +51,68 @@ impl FileWatch {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "no file events: looking every {LOOK:?}"))
             .ok();
-        let (path, seen) = (path.to_owned(), fs::read(path).ok());
-        let mut watch = Self { path, seen, changed, watcher, directories: Vec::new() };
+        let configuration = Watched::new(path.to_owned());
+        let (named, directories) = (Vec::new(), Vec::new());
+        let mut watch = Self { configuration, named, changed, watcher, directories };
         watch.follow();
         watch
     }
 
-    /// Waits until the content is another one, and is left alone.
+    /// Watches these too, in the place of those named before. What is watched already keeps what was seen of it.
+    pub fn also(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
+        let mut before = std::mem::take(&mut self.named);
+        for path in paths {
+            if self.named.iter().any(|named| named.path == path) {
+                continue;
+            }
+            let known = before.iter().position(|watched| watched.path == path);
+            let watched = known.map(|index| before.swap_remove(index));
+            self.named.push(watched.unwrap_or_else(|| Watched::new(path)));
+        }
+        self.follow();
+    }
+
+    /// Waits until the content of one is another, and is left alone.
     pub async fn changed(&mut self) {
         loop {
             let _ = timeout(LOOK, self.changed.notified()).await;
             while timeout(SETTLE, self.changed.notified()).await.is_ok() {}
             // A symbolic link may lead elsewhere now.
             self.follow();
-            match fs::read(&self.path) {
-                Ok(content) if self.seen.as_ref() != Some(&content) => {
-                    self.seen = Some(content);
-                    return;
+            let (mut changed, mut missing) = (false, false);
+            for watched in self.all() {
+                match watched.look() {
+                    Ok(other) => changed |= other,
+                    // Between the two steps of a replacement there may be no file.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => missing = true,
+                    Err(error) => tracing::warn!(%error, "cannot read {}", watched.path.display()),
                 }
-                Ok(_) => {}
-                // Between the two steps of a replacement there may be no file.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => sleep(SETTLE).await,
-                Err(error) => tracing::warn!(%error, "cannot read {}", self.path.display()),
+            }
+            if changed {
+                return;
+            }
+            if missing {
+                sleep(SETTLE).await;
             }
         }
     }
 
-    /// The content was read by somebody else, at their own wish.
+    /// All were read by somebody else, at their own wish.
     pub fn seen_now(&mut self) {
-        self.seen = fs::read(&self.path).ok().or(self.seen.take());
+        for watched in self.all() {
+            // What cannot be read now was seen before.
+            let _ = watched.look();
+        }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Watched> {
+        iter::once(&mut self.configuration).chain(&mut self.named)
     }
 
     fn follow(&mut self) {
-        let directories = directories(&self.path);
+        let mut directories: Vec<_> = self.all().flat_map(|watched| directories(&watched.path)).collect();
+        directories.sort_unstable();
+        directories.dedup();
         let Some(watcher) = &mut self.watcher else { return };
         for gone in self.directories.iter().filter(|directory| !directories.contains(directory)) {
             let _ = watcher.unwatch(gone);
@@ -84,6 +121,24 @@ impl FileWatch {
             let _ = watcher.watch(new, RecursiveMode::NonRecursive);
         }
         self.directories = directories;
+    }
+}
+
+impl Watched {
+    fn new(path: PathBuf) -> Self {
+        let mut watched = Self { path, seen: None };
+        // A file that is not there yet changes when it comes.
+        let _ = watched.look();
+        watched
+    }
+
+    /// Whether it has changed since.
+    fn look(&mut self) -> io::Result<bool> {
+        // A digest, because a private key need not lie in memory once more.
+        let digest = digest(&SHA256, &fs::read(&self.path)?).as_ref().to_vec();
+        let changed = self.seen.as_ref() != Some(&digest);
+        self.seen = Some(digest);
+        Ok(changed)
     }
 }
 
@@ -141,7 +196,8 @@ mod tests {
         fs::remove_file(&file).unwrap();
         fs::write(&file, "four").unwrap();
         expect_change(&mut watch).await;
-        assert_eq!(watch.seen.as_deref(), Some(&b"four"[..]));
+        let seen = watch.configuration.seen.as_deref();
+        assert_eq!(seen, Some(digest(&SHA256, b"four").as_ref()));
     }
 
     #[tokio::test]
@@ -160,9 +216,28 @@ mod tests {
             fs::rename(at("next"), at("data")).unwrap();
             expect_change(&mut watch).await;
         }
-        assert_eq!(watch.seen.as_deref(), Some(&b"three"[..]));
+        let seen = watch.configuration.seen.as_deref();
+        assert_eq!(seen, Some(digest(&SHA256, b"three").as_ref()));
         let followed = watch.directories.clone();
         assert!(followed.contains(&at("v3")) && !followed.contains(&at("v1")), "{followed:?}");
+    }
+
+    #[tokio::test]
+    async fn what_the_configuration_names_is_watched_as_long_as_it_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, one, two] = ["gateway.yaml", "one.pem", "two.pem"].map(|name| directory.path().join(name));
+        for path in [&file, &one] {
+            fs::write(path, "before").unwrap();
+        }
+        let mut watch = FileWatch::new(&file);
+        watch.also([one.clone(), two.clone(), one.clone()]);
+        fs::write(&one, "after").unwrap();
+        expect_change(&mut watch).await;
+        fs::write(&two, "new").unwrap();
+        expect_change(&mut watch).await;
+        watch.also([two]);
+        fs::write(&one, "after all").unwrap();
+        assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err());
     }
 
     #[tokio::test]

@@ -4,7 +4,12 @@
 //! Made anew with each configuration, so certificates change without a restart. Tickets stay good over a reload, unless
 //! it changes which clients are let in: a resumed session is not verified again.
 
-use std::{collections::HashMap, fmt, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -35,6 +40,8 @@ const TICKETS: usize = 2;
 pub struct ServerTls {
     /// What handshakes go by.
     pub config: Arc<ServerConfig>,
+    /// What it was read from.
+    pub files: Vec<PathBuf>,
     /// Which clients are let in.
     trust: Trust,
     tickets: Arc<dyn ProducesTickets>,
@@ -109,7 +116,7 @@ impl ServerTls {
         config.send_tls13_tickets = TICKETS;
         // Sessions live in tickets: no store that workers share.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), trust, tickets })
+        Ok(Self { config: Arc::new(config), files: files(document, directory), trust, tickets })
     }
 }
 
@@ -121,6 +128,13 @@ impl Trust {
         };
         Self { authorities: roots.iter().map(authority).collect(), client }
     }
+}
+
+fn files(document: &TlsDocument, directory: &Path) -> Vec<PathBuf> {
+    let pairs = document.certificates.value.iter();
+    let pairs = pairs.flat_map(|pair| [Some(&pair.certificate), Some(&pair.key), pair.ocsp.as_ref()]);
+    let authorities = document.client_ca.as_ref().map(|path| &path.value);
+    pairs.chain([authorities]).flatten().map(|path| directory.join(path)).collect()
 }
 
 fn verifier(
