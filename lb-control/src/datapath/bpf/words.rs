@@ -54,11 +54,11 @@ impl Words {
             "words {index} and following lie outside of the array"
         );
         for (offset, value) in values.enumerate() {
-            if let Some(word) = self.get(index + offset) {
-                if word.load(Ordering::Relaxed) != value {
-                    // Release: what the word names was written before.
-                    word.store(value, Ordering::Release);
-                }
+            if let Some(word) = self.get(index + offset)
+                && word.load(Ordering::Relaxed) != value
+            {
+                // Release: what the word names was written before.
+                word.store(value, Ordering::Release);
             }
         }
         Ok(())
