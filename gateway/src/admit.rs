@@ -12,6 +12,7 @@ use crate::{
     in_flight::InFlightGuard,
     path,
     pipeline::{ClientBody, Peer},
+    record::Record,
     snapshot::Snapshot,
 };
 
@@ -30,25 +31,29 @@ pub struct Received {
     pub in_flight: InFlightGuard,
 }
 
-/// Takes a request or not.
+/// Takes a request or not. The record then has the path that is routed and sent on.
 ///
 /// # Errors
 /// [`Refusal::Overloaded`], [`Refusal::Path`].
 pub fn admit(
     snapshot: &Snapshot,
     peer: &Peer,
+    record: &mut Record,
     request: Request<ClientBody>,
 ) -> Result<Box<Received>, Refusal> {
     let in_flight = snapshot.in_flight.enter().ok_or(Refusal::Overloaded)?;
     let (mut head, body) = request.into_parts();
-    canonicalise(&mut head.uri)?;
+    if canonicalise(&mut head.uri)? {
+        record.uri = head.uri.clone();
+    }
     let family = snapshot.settings.forwarding.family;
     Ok(Box::new(Received { head, body, peer: peer.clone(), family, in_flight }))
 }
 
-fn canonicalise(uri: &mut Uri) -> Result<(), Refusal> {
+/// Says whether it was written otherwise.
+fn canonicalise(uri: &mut Uri) -> Result<bool, Refusal> {
     let canonical = match path::canonical(uri.path()).map_err(Refusal::Path)? {
-        std::borrow::Cow::Borrowed(_) if uri.scheme().is_none() => return Ok(()),
+        std::borrow::Cow::Borrowed(_) if uri.scheme().is_none() => return Ok(false),
         canonical => canonical.into_owned(),
     };
     // The absolute form names what Host names (the screen saw to it): the path suffices.
@@ -59,5 +64,5 @@ fn canonicalise(uri: &mut Uri) -> Result<(), Refusal> {
     let target = PathAndQuery::try_from(target).map_err(|_| Refusal::Internal)?;
     debug_assert!(uri.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS));
     *uri = Uri::from(target);
-    Ok(())
+    Ok(true)
 }

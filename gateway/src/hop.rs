@@ -35,12 +35,13 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that `Connection` lists, `close` and `keep-alive` left out; rarely any.
+/// The headers that `Connection` lists, `close`, `keep-alive` and `Host` left out; rarely any.
 pub fn listed(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for value in headers.get_all(CONNECTION) {
         for word in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive") {
+            // `Host` is for every recipient: a client may not take it away (RFC 9110, 7.6.1).
+            if [&b"close"[..], b"keep-alive", b"host"].iter().any(|kept| word.eq_ignore_ascii_case(kept)) {
                 continue;
             }
             names.extend(HeaderName::from_bytes(word));
@@ -58,7 +59,8 @@ mod tests {
     fn what_connection_lists_goes_with_it() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "keep-alive, X-Hop"),
+            ("connection", "keep-alive, X-Hop, Host"),
+            ("host", "a.example"),
             ("x-hop", "1"),
             ("keep-alive", "timeout=5"),
             ("te", "trailers"),
@@ -67,7 +69,7 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         strip(&mut headers);
-        assert_eq!(headers.len(), 1);
-        assert!(headers.contains_key("x-end"));
+        assert_eq!(headers.len(), 2);
+        assert!(headers.contains_key("x-end") && headers.contains_key("host"));
     }
 }

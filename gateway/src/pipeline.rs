@@ -71,7 +71,7 @@ async fn serve(
     record: &mut Record,
     request: Request<ClientBody>,
 ) -> Result<Response<Body>, Refusal> {
-    let received = admit(snapshot, peer, request)?;
+    let received = admit(snapshot, peer, record, request)?;
     let routed = route(snapshot, received, record)?;
     let authenticated = authenticate(routed, record).await?;
     let permitted = authorise(authenticated)?;

@@ -34,6 +34,7 @@
 //! | [`mod@bench`] | what a packet costs |
 //! | [`bench_gateway`] | what a request costs, beside nginx and HAProxy |
 //! | [`bench_scale`] | how many services the controller bears |
+//! | [`conformance`] | whether the gateway keeps to the protocols, beside foreign clients and servers |
 //!
 //! Invariant: nothing here touches an interface outside the namespaces that it made.
 
@@ -41,6 +42,7 @@ pub mod bench;
 pub mod bench_gateway;
 pub mod bench_scale;
 pub mod cgroup;
+pub mod conformance;
 pub mod control;
 pub mod controller;
 pub mod curl;
