@@ -7,12 +7,14 @@ use clap::{Parser, Subcommand};
 mod bench;
 #[allow(dead_code, reason = "the build scripts of lb-control and tests include it, and use the rest")]
 mod build_ebpf;
+mod conformance;
 mod cpio;
 mod demo;
 mod fuzz;
 mod host;
 mod load;
 mod packages;
+mod python;
 mod setup;
 mod simulate;
 mod step;
@@ -51,6 +53,7 @@ enum Command {
     Load(load::LoadArgs),
     Unload(load::UnloadArgs),
     Bench(bench::Args),
+    Conformance(conformance::Args),
 }
 
 fn main() {
@@ -65,6 +68,7 @@ fn main() {
         Command::Load(args) => load::load(&args),
         Command::Unload(args) => load::unload(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
     };
     if let Err(error) = outcome {
         eprintln!("\nerror: {error:#}");

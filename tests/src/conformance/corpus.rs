@@ -7,11 +7,13 @@
 //! | [`chunks`] | sizes, extensions, data's end, trailers |
 //! | [`lines`] | bare CR and LF, folds, spaces, control bytes, header names |
 //! | [`target`] | request line, target, absolute form, `Host`, versions |
+//! | [`http2`] | the same over HTTP/2: fields, pseudo-header fields, lengths, trailers |
 //! | [`early`] | pipelining, `Upgrade` with early data, `Expect` |
 
 mod chunks;
 mod early;
 mod framing;
+mod http2;
 mod lines;
 mod target;
 
@@ -24,6 +26,8 @@ pub struct Payload {
     pub bytes: Vec<u8>,
     /// What must become of them.
     pub must: Must,
+    /// Whether another's request follows on the same connection.
+    pub victim: bool,
 }
 
 /// What must become of a payload.
@@ -43,17 +47,22 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: b.example\r\n\r\n";
 impl Payload {
     /// Refused by us.
     fn refuse(class: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { class, bytes: bytes.into(), must: Must::Refuse }
+        Self { class, bytes: bytes.into(), must: Must::Refuse, victim: true }
     }
 
     /// As many requests as bodies.
     fn pass<const N: usize>(class: &'static str, bytes: impl Into<Vec<u8>>, bodies: [&[u8]; N]) -> Self {
-        Self { class, bytes: bytes.into(), must: Must::Pass(bodies.map(<[u8]>::to_vec).to_vec()) }
+        Self {
+            class,
+            bytes: bytes.into(),
+            must: Must::Pass(bodies.map(<[u8]>::to_vec).to_vec()),
+            victim: true,
+        }
     }
 
     /// Whatever we make of it, everybody must.
     fn agree(class: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { class, bytes: bytes.into(), must: Must::Agree }
+        Self { class, bytes: bytes.into(), must: Must::Agree, victim: true }
     }
 
     /// Its bytes, as a string literal has them.
@@ -64,7 +73,7 @@ impl Payload {
 
 /// Every payload.
 pub fn all() -> Vec<Payload> {
-    [framing::all(), chunks::all(), lines::all(), target::all(), early::all()].concat()
+    [framing::all(), chunks::all(), lines::all(), target::all(), early::all(), http2::all()].concat()
 }
 
 /// A GET with further header lines, each with its CRLF.
