@@ -10,7 +10,7 @@ use crate::host;
 use crate::packages;
 use crate::python::{self, List};
 use crate::setup::{self, Needs};
-use crate::step::{describe, step};
+use crate::step::{describe, shown, step};
 use crate::workspace::{self, Profile};
 
 /// Clients and servers from Debian; none of their daemons is started.
@@ -33,7 +33,7 @@ const PACKAGES: [&str; 10] = [
 /// smallest case that shows what is wrong. It needs root. Without a part, all of them run.
 #[derive(clap::Args)]
 #[command(after_help = "Parts:\n  \
-    smuggling      800 odd requests: we refuse and close, or nginx, Apache, HAProxy, Varnish, lighttpd, Node,\n                 \
+    smuggling      932 odd requests: we refuse and close, or nginx, Apache, HAProxy, Varnish, lighttpd, Node,\n                 \
                    gunicorn and hyper see exactly what we logged\n  \
     http2          frames and fields that HTTP/2 forbids, made by hand with Python's hyperframe and hpack\n  \
     websocket      Python's websockets through the gateway\n  \
@@ -64,6 +64,11 @@ pub fn run(args: &Args) -> Result<()> {
     let mut command = built()?;
     command.args(&args.parts);
     Err(anyhow!(command.exec()).context(format!("cannot run {}", describe(&command))))
+}
+
+/// The parts that are quick enough for every test run.
+pub fn short_parts() -> Result<()> {
+    shown(built()?.args(["smuggling", "http2", "websocket"]))
 }
 
 /// The program, with everything that it needs, without parts.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::bench;
+use crate::conformance;
 use crate::host;
 use crate::setup::{self, Needs};
 use crate::step::{describe, shown, step};
@@ -96,6 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
             if filter.is_none() {
                 report.step("budget of the packet path", |_| verify::verify());
                 report.step("benches, one short round of each", |_| bench::short_rounds());
+                report.step("conformance of the gateway, its short parts", |_| conformance::short_parts());
             }
             report.step("namespace suites", |report| {
                 let mut command = workspace::cargo();

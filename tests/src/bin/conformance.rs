@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use tests::{
     bench::exit,
-    conformance::{report::Report, smuggling, stage::Stage},
+    conformance::{endurance, protocols, report::Report, smuggling, stage::Stage},
 };
 
 /// Hold the gateway against the protocols.
@@ -19,6 +19,9 @@ struct Args {
     /// Python's environment with the packages that the parts use
     #[arg(long, value_name = "FOLDER")]
     venv: PathBuf,
+    /// How long the storm of new configurations lasts
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u32,
     /// What to prove; by default everything
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -28,6 +31,16 @@ struct Args {
 enum Part {
     /// Eight origins see what we logged, or nothing
     Smuggling,
+    /// HTTP/2 as nobody should speak it
+    Http2,
+    /// Python's websockets on both sides
+    Websocket,
+    /// curl's protocol options
+    Curl,
+    /// Slow clients keep nobody from being served
+    Slow,
+    /// Ten configurations a second under load
+    ReloadStorm,
 }
 
 fn main() -> ExitCode {
@@ -54,7 +67,14 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn prove(part: Part, args: &Args) -> Result<Report> {
+    let stage = |programs| Stage::build(&args.gateway, &args.venv, programs);
+    let script = |script| protocols::run_script(&stage(&protocols::PROGRAMS)?, script);
     match part {
-        Part::Smuggling => smuggling::run(&Stage::build(&args.gateway, &args.venv, &smuggling::PROGRAMS)?),
+        Part::Smuggling => smuggling::run(&stage(&smuggling::PROGRAMS)?),
+        Part::Http2 => script("http2.py"),
+        Part::Websocket => script("websocket.py"),
+        Part::Curl => script("curl.py"),
+        Part::Slow => endurance::slow(&stage(&endurance::PROGRAMS)?),
+        Part::ReloadStorm => endurance::reload_storm(&stage(&endurance::PROGRAMS)?, args.seconds),
     }
 }
