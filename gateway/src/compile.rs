@@ -8,9 +8,11 @@
 //! |---|---|
 //! | [`listeners`] | addresses, and what is spoken there |
 //! | [`upstreams`] | services and instances |
+//! | [`policies`] | how services are called: repetitions |
 //! | [`routes`] | routes: matching, changes, who answers |
 
 pub mod listeners;
+pub mod policies;
 pub mod routes;
 pub mod upstreams;
 

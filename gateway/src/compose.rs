@@ -26,8 +26,6 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 
-use tokio::time::Instant;
-
 use self::{
     call::Call,
     plan::{Composed, Failure, Plan, Run},
@@ -39,10 +37,9 @@ use crate::{
     config::compose::ComposeDocument,
     error::{Refusal, StepError},
     json,
-    limit::Permit,
     record::Record,
     transform::Ready,
-    upstream::Upstream,
+    upstream::{Caller, Upstream},
 };
 
 /// The names of the steps that failed, a list of tokens (RFC 9651, section 3.1).
@@ -83,7 +80,8 @@ pub async fn compose(
             match head(composition, step, &run, ready) {
                 Ok(head) => {
                     // Not the whole request: its body is not Sync, and the future must be Send.
-                    under_way.push(call(composition, step, &ready.admitted.permit, ready.deadline, head));
+                    let caller = Caller::of(&ready.admitted, ready.deadline);
+                    under_way.push(call(composition, step, caller, head));
                 }
                 Err(error) => run.end(step, Err(error))?,
             }
@@ -110,11 +108,10 @@ fn head(
 async fn call(
     composition: &Composition,
     step: usize,
-    permit: &Permit,
-    deadline: Instant,
+    caller: Caller<'_>,
     head: crate::upstream::Head,
 ) -> (usize, call::Called) {
-    (step, composition.calls[step].send(permit, head, deadline).await)
+    (step, composition.calls[step].send(caller, head).await)
 }
 
 fn respond(composed: &Composed, record: &mut Record) -> Response<Body> {

@@ -5,6 +5,7 @@
 //! | [`document`] | the file as it is written: listeners, limits, times |
 //! | [`listen`] | addresses, and what is spoken there |
 //! | [`upstream`] | services and their instances |
+//! | [`retry`] | when a request is sent once more |
 //! | [`route`] | what is served at a path |
 //! | [`credentials`] | API keys and issuers of tokens |
 //! | [`rates`] | rate limits |
@@ -20,6 +21,7 @@ pub mod document;
 pub mod finding;
 pub mod listen;
 pub mod rates;
+pub mod retry;
 pub mod route;
 pub mod units;
 pub mod upstream;

@@ -126,12 +126,21 @@ pub enum UpstreamError {
     /// No connection.
     #[error("no connection to the service")]
     Connect,
+    /// No connection in time.
+    #[error("no connection to the service in time")]
+    ConnectTimeout,
     /// The connection broke before the answer.
     #[error("the service broke off")]
     Broken,
-    /// No answer in time.
+    /// No answer within the route's time.
     #[error("the service did not answer in time")]
     Timeout,
+    /// No answer within the time of a try, and no further try.
+    #[error("the service did not answer a try in time")]
+    TryTimeout,
+    /// No answer within the service's own time.
+    #[error("the service did not begin to answer in time")]
+    FirstByteTimeout,
     /// What came back is not HTTP/1.1.
     #[error("the service did not speak HTTP")]
     Protocol,
@@ -197,8 +206,11 @@ impl UpstreamError {
         match self {
             Self::NoEndpoint => "no_endpoint",
             Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
             Self::Broken => "broken",
             Self::Timeout => "timeout",
+            Self::TryTimeout => "try_timeout",
+            Self::FirstByteTimeout => "first_byte_timeout",
             Self::Protocol => "protocol",
             Self::TooLarge => "too_large",
             Self::NotJson => "not_json",

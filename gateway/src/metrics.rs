@@ -26,7 +26,7 @@ const BUCKETS_US: [u64; 15] = [
 ];
 
 /// Every word that [`Record::reason`] may be, but for a last one that stands for what was forgotten here.
-const REASONS: [&str; 34] = [
+const REASONS: [&str; 37] = [
     "malformed",
     "path",
     "overloaded",
@@ -43,8 +43,11 @@ const REASONS: [&str; 34] = [
     "rate_limited",
     "no_endpoint",
     "connect",
+    "connect_timeout",
     "broken",
     "timeout",
+    "try_timeout",
+    "first_byte_timeout",
     "protocol",
     "too_large",
     "not_json",

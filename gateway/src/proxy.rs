@@ -10,7 +10,7 @@ use crate::{
     record::Record,
     transform::{self, Ready},
     upgrade,
-    upstream::{CallFailed, Upstream},
+    upstream::{CallFailed, Caller, Upstream},
 };
 
 /// Calls the service.
@@ -31,7 +31,7 @@ pub async fn proxy(
         None => None,
     };
     let again = || transform::outgoing_head(admitted, id.header()).ok();
-    match upstream.call(&admitted.permit, message, &again, *deadline).await {
+    match upstream.call(Caller::of(admitted, *deadline), message, &again).await {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);
             let mut response = match answer.response.status() {

@@ -83,8 +83,11 @@ fn status(refusal: &Refusal) -> (StatusCode, &'static str) {
 fn upstream(error: UpstreamError) -> (StatusCode, &'static str) {
     match error {
         UpstreamError::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "The service is not available"),
-        UpstreamError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time"),
+        UpstreamError::Timeout | UpstreamError::TryTimeout | UpstreamError::FirstByteTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time")
+        }
         UpstreamError::Connect
+        | UpstreamError::ConnectTimeout
         | UpstreamError::Broken
         | UpstreamError::Protocol
         | UpstreamError::TooLarge

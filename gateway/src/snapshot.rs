@@ -168,6 +168,8 @@ pub struct Route {
     pub timeout: Duration,
     /// Other protocols that are let through, if any.
     pub upgrades: Option<Upgrades>,
+    /// When a request is sent once more, instead of the upstream's rule.
+    pub retry: Option<crate::upstream::retry::Retry>,
     /// Keys and tokens go on to the upstream.
     pub forward_credentials: bool,
     /// Changes on the way in.

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::Context;
+use super::{Context, policies};
 use crate::{
     authenticate::{Credentials, Ways},
     authorise::Scopes,
@@ -138,6 +138,7 @@ fn compile_route(
         body_bytes: route.body_bytes.unwrap_or(document.limits.body_bytes).0,
         timeout: route.timeout.as_ref().map_or(document.timeouts.request, |timeout| timeout.value).0,
         upgrades: upgrades(route, document, parts, scene),
+        retry: route.retry.as_ref().map(|retry| policies::route_retry(retry, scene)),
         forward_credentials: route.forward_credentials,
         request: request_transform(&route.request, scene),
         response: response_transform(&route.response, scene),

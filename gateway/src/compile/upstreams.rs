@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use http::{HeaderValue, uri::PathAndQuery};
 
-use super::Context;
+use super::{Context, policies};
 use crate::{
     config::{
         Document, Findings,
         upstream::{HealthDocument, UpstreamDocument},
     },
-    upstream::{Ejection, Endpoint, HealthSettings, PoolSettings, Upstream, balance::Balance},
+    upstream::{Ejection, Endpoint, HealthSettings, PoolSettings, Upstream, balance::Balance, retry::Retry},
 };
 
 /// All services by name.
@@ -69,7 +69,18 @@ fn upstream(
             Arc::new(endpoint)
         })
     });
+    let first_byte_timeout = written.first_byte_timeout.as_ref().map(|time| {
+        if time.value.0.is_zero() {
+            findings.error(time, format!("{field}.first_byte_timeout"), "longer than 0s");
+        }
+        time.value.0
+    });
+    let retry = written.retry.as_ref();
     Upstream {
+        retry: retry.map_or_else(Retry::unsent_only, |retry| policies::retry(retry, field, findings)),
+        budget: retry.map(|retry| policies::budget(retry, field, previous, findings)),
+        counters: previous.map(|previous| previous.counters.clone()).unwrap_or_default(),
+        first_byte_timeout,
         name: name.into(),
         endpoints: endpoints.collect(),
         balance: Balance::new(written.balance),

@@ -15,14 +15,8 @@ use super::text::{Text, Values};
 use crate::{
     error::{StepError, UpstreamError},
     json::{self, Node},
-    limit::Permit,
-    upstream::{AnswerBody, Endpoint, Head, Message, Outgoing, Upstream, answer::BrokeOff},
+    upstream::{AnswerBody, Caller, Endpoint, Head, Message, Outgoing, Upstream, answer::BrokeOff},
 };
-
-/// The largest body of a failed answer that is read so that its connection can be used again.
-const UNUSED_BYTES_MAX: u64 = 16 << 10;
-/// How long that may take; a new connection is cheaper than more.
-const UNUSED_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// How a step's service is called.
 pub struct Call {
@@ -73,18 +67,17 @@ impl Call {
     }
 
     /// Sends it and reads the answer.
-    pub async fn send(&self, permit: &Permit, head: Head, deadline: Instant) -> Called {
-        let deadline = match self.timeout {
-            Some(timeout) => deadline.min(Instant::now() + timeout),
-            None => deadline,
-        };
+    pub async fn send(&self, mut caller: Caller<'_>, head: Head) -> Called {
+        if let Some(timeout) = self.timeout {
+            caller.deadline = caller.deadline.min(Instant::now() + timeout);
+        }
         let spare = head.clone();
         let again = || Some(spare.clone());
         let mut message = Message { head, body: Outgoing::Empty };
-        match self.upstream.call(permit, &mut message, &again, deadline).await {
+        match self.upstream.call(caller, &mut message, &again).await {
             Err(failed) => Called { outcome: Err(failed.error.into()), endpoint: failed.endpoint },
             Ok(answer) => {
-                let outcome = self.read(answer.response, deadline).await;
+                let outcome = self.read(answer.response, caller.deadline).await;
                 Called { outcome, endpoint: Some(answer.endpoint) }
             }
         }
@@ -93,7 +86,7 @@ impl Call {
     async fn read(&self, response: http::Response<AnswerBody>, deadline: Instant) -> Result<Node, StepError> {
         let (parts, body) = response.into_parts();
         if !parts.status.is_success() {
-            let _ = timeout_at(deadline.min(Instant::now() + UNUSED_TIME_MAX), read_unused(body)).await;
+            let _ = timeout_at(deadline, body.discard()).await;
             return Err(StepError::Status(parts.status.as_u16()));
         }
         if parts.headers.contains_key(CONTENT_ENCODING) {
@@ -116,12 +109,5 @@ async fn read_up_to(body: AnswerBody, bytes_max: usize) -> Result<Bytes, Upstrea
             Some(BrokeOff::Connection) => UpstreamError::Broken,
             None => UpstreamError::TooLarge,
         }),
-    }
-}
-
-/// Reads a small body for its connection's sake.
-async fn read_unused(mut body: AnswerBody) {
-    if body.size_hint().upper().is_some_and(|bytes| bytes <= UNUSED_BYTES_MAX) {
-        while let Some(Ok(_)) = body.frame().await {}
     }
 }

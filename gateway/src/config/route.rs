@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     compose::ComposeDocument,
+    retry::RetryDocument,
     units::{Duration, Size},
 };
 use crate::json::ReshapeDocument;
@@ -46,6 +47,9 @@ pub struct RouteDocument {
     /// default none: `Upgrade` is not sent on. What goes through a tunnel is neither read nor limited.
     #[serde(default)]
     pub upgrades: Vec<Spanned<String>>,
+    /// Instead of the upstream's `retry`; the budget stays the upstream's.
+    #[serde(default)]
+    pub retry: Option<Spanned<RetryDocument>>,
     /// Send the caller's key or token on to the upstream.
     #[serde(default)]
     pub forward_credentials: bool,

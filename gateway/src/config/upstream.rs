@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::units::Duration;
+use super::{retry::RetryDocument, units::Duration};
 
 /// A service: endpoints that answer alike.
 #[derive(Debug, Deserialize)]
@@ -31,6 +31,12 @@ pub struct UpstreamDocument {
     /// Until a connection stands.
     #[serde(default = "connect")]
     pub connect_timeout: Duration,
+    /// From a request that was sent to its answer's head; by default as long as the request has.
+    #[serde(default)]
+    pub first_byte_timeout: Option<Spanned<Duration>>,
+    /// Sending a request once more. By default only what surely was not sent is, on another endpoint.
+    #[serde(default)]
+    pub retry: Option<Spanned<RetryDocument>>,
 }
 
 /// Which instance a request goes to.

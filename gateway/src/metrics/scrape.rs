@@ -182,7 +182,22 @@ fn upstreams(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
         "upstream_ejections",
         "How often the endpoint was left out",
         each(&|endpoint| endpoint.ejections_total()),
-    )
+    )?;
+    policies(out, snapshot)
+}
+
+fn policies(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let all = || snapshot.upstreams.iter().map(|(name, upstream)| (name.as_str(), upstream));
+    let retries = all().flat_map(|(name, upstream)| {
+        upstream
+            .counters
+            .retries()
+            .map(|(cause, count)| ([("upstream", name), ("reason", cause.word())], count))
+    });
+    out.counters("upstream_retries", "Requests sent once more, by reason", retries)?;
+    let unaffordable =
+        all().map(|(name, upstream)| ([("upstream", name)], upstream.counters.retries_unaffordable()));
+    out.counters("upstream_retries_refused", "Repetitions that the budget did not have", unaffordable)
 }
 
 fn callers(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {

@@ -7,18 +7,25 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::{
     Upstream,
     endpoint::InFlightOn,
     pool::{self, Connection},
 };
+
+/// The largest body that is read for its connection's sake.
+const UNUSED_BYTES_MAX: u64 = 16 << 10;
+/// How long that may take; a new connection is cheaper than more.
+const UNUSED_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// An answer's body.
 pub struct AnswerBody {
@@ -53,6 +60,13 @@ impl AnswerBody {
             upstream,
             stall: None,
             _in_flight: in_flight,
+        }
+    }
+
+    /// Reads what is left of a small body that nobody wants, so that its connection can be used again.
+    pub async fn discard(mut self) {
+        if self.size_hint().upper().is_some_and(|bytes| bytes <= UNUSED_BYTES_MAX) {
+            let _ = timeout(UNUSED_TIME_MAX, async { while let Some(Ok(_)) = self.frame().await {} }).await;
         }
     }
 

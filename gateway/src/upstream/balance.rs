@@ -6,7 +6,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use super::endpoint::{Endpoint, Health};
+use super::{
+    attempts::Tried,
+    endpoint::{Endpoint, Health},
+};
 use crate::{clock::now_ns, config::upstream::BalanceDocument};
 
 /// The rule, and where it stands.
@@ -22,9 +25,9 @@ impl Balance {
         Self { rule, cursor: AtomicU32::new(0) }
     }
 
-    /// The next instance, another than `failed` if there is one; none when health checks say that none is well.
-    pub fn pick(&self, endpoints: &[Arc<Endpoint>], failed: Option<&Arc<Endpoint>>) -> Option<Arc<Endpoint>> {
-        let other = |endpoint: &Endpoint| failed.is_none_or(|failed| failed.id != endpoint.id);
+    /// The next instance, one that was not tried if there is one; none when health checks say that none is well.
+    pub(super) fn pick(&self, endpoints: &[Arc<Endpoint>], tried: &Tried) -> Option<Arc<Endpoint>> {
+        let other = |endpoint: &Endpoint| !tried.contains(endpoint);
         self.choose(endpoints, |endpoint| is_well(endpoint) && other(endpoint))
             .or_else(|| {
                 self.choose(endpoints, |endpoint| endpoint.health() != Health::Down && other(endpoint))
@@ -81,7 +84,9 @@ mod tests {
 
     fn ports(balance: &Balance, endpoints: &[Arc<Endpoint>], picks: usize) -> Vec<u16> {
         (0..picks)
-            .filter_map(|_| balance.pick(endpoints, None).map(|endpoint| endpoint.address.port()))
+            .filter_map(|_| {
+                balance.pick(endpoints, &Tried::default()).map(|endpoint| endpoint.address.port())
+            })
             .collect()
     }
 
@@ -102,7 +107,7 @@ mod tests {
         let balance = Balance::new(BalanceDocument::RoundRobin);
         assert_eq!(ports(&balance, &endpoints, 10).len(), 10);
         endpoints.iter().for_each(|endpoint| endpoint.set_health(Health::Down));
-        assert!(balance.pick(&endpoints, None).is_none());
+        assert!(balance.pick(&endpoints, &Tried::default()).is_none());
     }
 
     #[test]
@@ -110,10 +115,14 @@ mod tests {
         let balance = Balance::new(BalanceDocument::RoundRobin);
         let two = endpoints(2);
         for _ in 0..10 {
-            assert_eq!(balance.pick(&two, Some(&two[0])).map(|endpoint| endpoint.id), Some(two[1].id));
+            let mut tried = Tried::default();
+            tried.add(&two[0]);
+            assert_eq!(balance.pick(&two, &tried).map(|endpoint| endpoint.id), Some(two[1].id));
         }
         let one = endpoints(1);
-        assert_eq!(balance.pick(&one, Some(&one[0])).map(|endpoint| endpoint.id), Some(one[0].id));
+        let mut tried = Tried::default();
+        tried.add(&one[0]);
+        assert_eq!(balance.pick(&one, &tried).map(|endpoint| endpoint.id), Some(one[0].id));
     }
 
     #[test]

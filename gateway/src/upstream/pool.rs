@@ -85,11 +85,12 @@ pub fn take(endpoint: &Endpoint) -> Option<Connection> {
 /// A new connection.
 ///
 /// # Errors
-/// [`UpstreamError::Connect`], also when it takes too long.
+/// [`UpstreamError::Connect`], [`UpstreamError::ConnectTimeout`].
 pub async fn open(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
     let stream = match timeout(upstream.connect_timeout, TcpStream::connect(endpoint.address)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(_)) | Err(_) => return Err(UpstreamError::Connect),
+        Ok(Err(_)) => return Err(UpstreamError::Connect),
+        Err(_) => return Err(UpstreamError::ConnectTimeout),
     };
     let _ = stream.set_nodelay(true);
     let (sender, connection) =

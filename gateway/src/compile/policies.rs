@@ -1,0 +1,82 @@
+//! How services are called: repetitions and their budget.
+
+use std::sync::Arc;
+
+use super::routes::Scene;
+use crate::{
+    config::{
+        Findings, Spanned,
+        retry::{RetryDocument, RetryOn},
+    },
+    upstream::{
+        Upstream,
+        retry::{Backoff, Budget, BudgetSettings, Retry},
+    },
+};
+
+/// Tries beyond which a mistake is more likely than a purpose.
+const TRIES_MAX: u32 = 10;
+/// The largest body that may be kept for a repetition: each request in flight may hold one.
+const BODY_BYTES_MAX: u64 = 1 << 20;
+
+/// A service's rule of repeating.
+pub fn retry(written: &Spanned<RetryDocument>, field: &str, findings: &mut Findings) -> Retry {
+    let RetryDocument { on, tries, per_try_timeout, backoff, budget: _, body_bytes } = &written.value;
+    let rules = [
+        (!on.is_empty(), "on", "name at least one cause, or leave retry out"),
+        ((1..=TRIES_MAX).contains(tries), "tries", "from 1 to 10, the first included"),
+        (per_try_timeout.is_none_or(|time| !time.0.is_zero()), "per_try_timeout", "longer than 0s"),
+        (backoff.base <= backoff.max, "backoff", "base is at most max"),
+        (body_bytes.0 <= BODY_BYTES_MAX, "body_bytes", "at most 1MiB"),
+    ];
+    for (_, name, rule) in rules.iter().filter(|(holds, ..)| !holds) {
+        findings.error(written, format!("{field}.retry.{name}"), *rule);
+    }
+    if per_try_timeout.is_some() && !on.contains(&RetryOn::Timeout) {
+        let rule = "a try that ends early is repeated only where retry.on names timeout";
+        findings.warning(written, format!("{field}.retry.per_try_timeout"), rule);
+    }
+    Retry {
+        on_connect: on.contains(&RetryOn::Connect),
+        on_reset: on.contains(&RetryOn::Reset),
+        on_timeout: on.contains(&RetryOn::Timeout),
+        on_statuses: on
+            .iter()
+            .filter_map(|on| match on {
+                RetryOn::Status(status) => Some(*status),
+                RetryOn::Connect | RetryOn::Reset | RetryOn::Timeout => None,
+            })
+            .collect(),
+        tries: *tries,
+        per_try_timeout: per_try_timeout.map(|time| time.0),
+        backoff: Backoff { base: backoff.base.0, max: backoff.max.0 },
+        body_bytes: body_bytes.0,
+    }
+}
+
+/// A route's own rule of repeating.
+pub fn route_retry(written: &Spanned<RetryDocument>, scene: &mut Scene<'_>) -> Retry {
+    if let Some(budget) = &written.value.budget {
+        scene.error(budget, "retry.budget", "the budget is the upstream's: write it there");
+    }
+    let field = scene.field.clone();
+    retry(written, &field, scene.findings)
+}
+
+/// A service's budget of repetitions, with what was spent of it before.
+pub fn budget(
+    written: &Spanned<RetryDocument>,
+    field: &str,
+    previous: Option<&Arc<Upstream>>,
+    findings: &mut Findings,
+) -> Arc<Budget> {
+    let document = written.value.budget.as_ref().map(|budget| budget.value).unwrap_or_default();
+    if document.percent > 100 {
+        findings.error(written, format!("{field}.retry.budget.percent"), "at most 100");
+    }
+    let settings = BudgetSettings { percent: document.percent, min_per_second: document.min };
+    match previous.and_then(|previous| previous.budget.clone()) {
+        Some(budget) if budget.settings() == settings => budget,
+        _ => Arc::new(Budget::new(settings)),
+    }
+}
