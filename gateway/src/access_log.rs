@@ -4,6 +4,7 @@
 //! thread writes. The way between them is bounded: when the disk or the reader of standard output is too slow, lines
 //! are dropped and counted, and requests go on.
 
+mod choice;
 mod line;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     sync::{
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
@@ -19,7 +21,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{config::document::AccessLog as Destination, record::Record};
+use arc_swap::ArcSwapOption;
+pub use choice::{ALL, Choice, Field};
+
+use crate::{config::access_log::Destination, record::Record};
 
 /// A worker hands its buffer on when it holds so many bytes, about 100 lines.
 const BUFFER_BYTES: usize = 32 << 10;
@@ -30,6 +35,8 @@ const BUFFERS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct AccessLog {
     writer: Option<SyncSender<Order>>,
+    /// [`ALL`], where none is set.
+    choice: ArcSwapOption<Choice>,
     lines: AtomicU64,
     dropped: AtomicU64,
     errors: AtomicU64,
@@ -57,7 +64,13 @@ thread_local! {
 
 impl AccessLog {
     const fn with(writer: Option<SyncSender<Order>>) -> Self {
-        Self { writer, lines: AtomicU64::new(0), dropped: AtomicU64::new(0), errors: AtomicU64::new(0) }
+        Self {
+            writer,
+            choice: ArcSwapOption::const_empty(),
+            lines: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        }
     }
 
     /// Opens the destination, and starts the thread that writes to it.
@@ -82,7 +95,18 @@ impl AccessLog {
         if self.writer.is_none() {
             return;
         }
-        self.append(|out| line::write(out, record, SystemTime::now()));
+        let choice = self.choice.load();
+        let choice = choice.as_deref().unwrap_or(&ALL);
+        if choice.takes(record) {
+            self.append(|out| line::write(out, record, SystemTime::now(), choice));
+        }
+    }
+
+    /// Which requests have a line from now on, and what stands in it.
+    pub fn choose(&self, choice: &Choice) {
+        if self.writer.is_some() {
+            self.choice.store((*choice != ALL).then(|| Arc::new(choice.clone())));
+        }
     }
 
     /// Lets lines of this thread wait for each other; whoever asks for it calls [`Self::hand_on`] from time to time.

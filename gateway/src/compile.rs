@@ -7,10 +7,12 @@
 //! | module | what |
 //! |---|---|
 //! | [`listeners`] | addresses, and what is spoken there |
+//! | [`access_log`] | which requests have a line |
 //! | [`upstreams`] | services and instances |
 //! | [`policies`] | how services are called: repetitions |
 //! | [`routes`] | routes: matching, changes, who answers |
 
+pub mod access_log;
 pub mod listeners;
 pub mod policies;
 pub mod routes;
@@ -153,7 +155,7 @@ fn settings(
             control: control(document, findings),
             admin: document.admin.as_ref().map(|admin| admin.value),
             health_path: health_path.value.clone(),
-            access_log: document.access_log.clone(),
+            access_log: document.access_log.value.to.clone(),
             connections: limits.connections,
             header_bytes: usize::try_from(limits.header_bytes.0).unwrap_or(usize::MAX),
             header_count: usize::from(limits.header_count),
@@ -164,6 +166,7 @@ fn settings(
         handshakes: limits.handshakes,
         forwarding: Forwarding { trusted: document.trusted_proxies.clone(), family: document.forwarded },
         http2: listeners::http2(&document.http2, findings),
+        access_lines: access_log::compile(&document.access_log, findings),
         drain: DrainTimes {
             unready: document.drain.unready.0,
             close: document.drain.close.0,
@@ -192,7 +195,7 @@ fn changes_with_a_restart_only(before: &Fixed, after: &Fixed, findings: &mut Fin
         ("admin", before.admin == after.admin),
         ("control", before.control == after.control),
         ("health_path", before.health_path == after.health_path),
-        ("access_log", before.access_log == after.access_log),
+        ("access_log.to", before.access_log == after.access_log),
         ("limits.connections", before.connections == after.connections),
         ("limits.header_bytes", before.header_bytes == after.header_bytes),
         ("limits.header_count", before.header_count == after.header_count),

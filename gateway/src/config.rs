@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`document`] | the file as it is written: listeners, limits, times |
 //! | [`listen`] | addresses, and what is spoken there |
+//! | [`access_log`] | lines about requests |
 //! | [`upstream`] | services and their instances |
 //! | [`retry`] | when a request is sent once more |
 //! | [`route`] | what is served at a path |
@@ -15,6 +16,7 @@
 //!
 //! [`crate::compile`] turns a document into a [`crate::snapshot::Snapshot`].
 
+pub mod access_log;
 pub mod compose;
 pub mod credentials;
 pub mod document;

@@ -96,6 +96,11 @@ impl RequestId {
 }
 
 impl RequestId {
+    /// How many its worker named before.
+    pub fn count(self) -> u32 {
+        self.count
+    }
+
     /// As a header's value.
     pub fn header(self) -> HeaderValue {
         HeaderValue::from_bytes(&self.digits()).unwrap_or(HeaderValue::from_static(""))

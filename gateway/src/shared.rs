@@ -49,6 +49,7 @@ impl Shared {
 
     /// Begins with a snapshot and an access log.
     pub fn with_log(snapshot: Snapshot, access_log: &'static AccessLog) -> Arc<Self> {
+        access_log.choose(&snapshot.settings.access_lines);
         let connections = Arc::new(InFlight::new(snapshot.settings.fixed.connections));
         let handshakes = Arc::new(InFlight::new(snapshot.settings.handshakes));
         Arc::new(Self {
@@ -70,6 +71,7 @@ impl Shared {
 
     /// Puts another in its place. Requests in flight keep the one that they began with.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.access_log.choose(&snapshot.settings.access_lines);
         snapshot.in_flight.set_limit(snapshot.in_flight_max);
         snapshot.tunnels.set_limit(snapshot.tunnels_max);
         self.handshakes.set_limit(snapshot.settings.handshakes);

@@ -7,13 +7,11 @@ use ipnet::IpNet;
 
 use crate::{
     accept::http2::Http2Settings,
+    access_log::Choice,
     authenticate::{Credentials, Ways},
     authorise::Scopes,
     compose::Composition,
-    config::{
-        document::{AccessLog, Behind},
-        listen::ListenAddress,
-    },
+    config::{access_log::Destination, document::Behind, listen::ListenAddress},
     forwarded::Forwarding,
     in_flight::InFlight,
     limit::{Limiter, RouteLimits},
@@ -71,6 +69,8 @@ pub struct Settings {
     pub forwarding: Forwarding,
     /// Bounds of HTTP/2 connections.
     pub http2: Http2Settings,
+    /// Which requests have an access line, and what stands in it.
+    pub access_lines: Choice,
     /// Phases of a stop.
     pub drain: DrainTimes,
     /// What stands in front.
@@ -91,7 +91,7 @@ pub struct Fixed {
     /// What balancers ask.
     pub health_path: String,
     /// Where access lines go.
-    pub access_log: AccessLog,
+    pub access_log: Destination,
     /// Connections of clients.
     pub connections: u32,
     /// A request's line and headers, in bytes.

@@ -1,82 +1,99 @@
 //! One line of the access log: a JSON object whose strings are escaped, whatever the client sent. The query is left
-//! out: keys and tokens stand there more often than they should.
+//! out unless it is asked for: keys and tokens stand there more often than they should.
 
 use std::{fmt::Display, io::Write, time::SystemTime};
 
+use super::choice::{Choice, Field, Fields, redacted};
 use crate::record::Record;
 
 /// Writes the line of a request that is over, its line feed included.
-pub(super) fn write(out: &mut Vec<u8>, record: &Record, now: SystemTime) {
-    let mut line = Line { out, begun: false };
-    line.shown("time", humantime::format_rfc3339_millis(now));
-    line.shown("id", record.id);
-    line.shown("client", record.client);
-    line.text("method", record.method.as_str());
+pub(super) fn write(out: &mut Vec<u8>, record: &Record, now: SystemTime, choice: &Choice) {
+    let mut line = Line { out, begun: false, fields: choice.fields };
+    line.shown(Field::Time, humantime::format_rfc3339_millis(now));
+    line.shown(Field::Id, record.id);
+    line.shown(Field::Client, record.client);
+    line.text(Field::Method, record.method.as_str());
     if let Some(host) = &record.host {
-        line.bytes("host", host.as_bytes());
+        line.bytes(Field::Host, host.as_bytes());
     }
-    line.text("path", record.uri.path());
+    line.text(Field::Path, record.uri.path());
+    if let Some((query, shown)) = record.uri.query().zip(choice.query.as_ref()) {
+        line.text(Field::Query, &redacted(query, shown));
+    }
     if let Some(route) = &record.route {
-        line.text("route", &route.name);
+        line.text(Field::Route, &route.name);
     }
-    line.number("status", u64::from(record.status.as_u16()));
+    line.number(Field::Status, u64::from(record.status.as_u16()));
     if let Some(reason) = record.reason {
-        line.text("reason", reason);
+        line.text(Field::Reason, reason);
     }
     if let Some(detail) = &record.detail {
-        line.text("detail", detail);
+        line.text(Field::Detail, detail);
     }
     if let Some(consumer) = &record.consumer {
-        line.text("consumer", consumer);
+        line.text(Field::Consumer, consumer);
     }
     if let Some(certificate) = &record.certificate {
-        line.text("certificate", &certificate.subject);
+        line.text(Field::Certificate, &certificate.subject);
     }
     if let Some(endpoint) = &record.endpoint {
-        line.shown("upstream", endpoint.address);
+        line.shown(Field::Upstream, endpoint.address);
     }
-    line.number("bytes", record.bytes);
+    line.number(Field::Bytes, record.bytes);
     if record.received > 0 {
-        line.number("received", record.received);
+        line.number(Field::Received, record.received);
     }
     let micros = u64::try_from(record.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    line.number("duration_us", micros);
-    out.extend_from_slice(b"}\n");
+    line.number(Field::DurationUs, micros);
+    line.end();
 }
 
 struct Line<'a> {
     out: &'a mut Vec<u8>,
     begun: bool,
+    fields: Fields,
 }
 
 impl Line<'_> {
-    fn name(&mut self, name: &str) {
+    /// Begins a field, if it is to stand here.
+    fn begin(&mut self, field: Field) -> bool {
+        if !self.fields.has(field) {
+            return false;
+        }
         self.out.extend_from_slice(if self.begun { b",\"" } else { b"{\"" });
         self.begun = true;
-        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(field.name().as_bytes());
         self.out.extend_from_slice(b"\":");
+        true
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
-        // Writing to memory cannot fail.
-        let _ = write!(self.out, "{value}");
+    fn number(&mut self, field: Field, value: u64) {
+        if self.begin(field) {
+            // Writing to memory cannot fail.
+            let _ = write!(self.out, "{value}");
+        }
     }
 
     /// A value whose text needs no escaping: an address, a time.
-    fn shown(&mut self, name: &str, value: impl Display) {
-        self.name(name);
-        let _ = write!(self.out, "\"{value}\"");
+    fn shown(&mut self, field: Field, value: impl Display) {
+        if self.begin(field) {
+            let _ = write!(self.out, "\"{value}\"");
+        }
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        escape(self.out, value);
+    fn text(&mut self, field: Field, value: &str) {
+        if self.begin(field) {
+            escape(self.out, value);
+        }
     }
 
     /// Bytes that need not be UTF-8: what is not becomes U+FFFD.
-    fn bytes(&mut self, name: &str, value: &[u8]) {
-        self.text(name, &String::from_utf8_lossy(value));
+    fn bytes(&mut self, field: Field, value: &[u8]) {
+        self.text(field, &String::from_utf8_lossy(value));
+    }
+
+    fn end(self) {
+        self.out.extend_from_slice(if self.begun { b"}\n" } else { b"{}\n" });
     }
 }
 
@@ -101,16 +118,16 @@ fn escape(out: &mut Vec<u8>, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::{Duration, Instant};
 
     use http::{HeaderValue, Request, StatusCode};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pipeline::Peer;
+    use crate::{access_log::ALL, pipeline::Peer};
 
-    fn record(target: &str) -> Box<Record> {
+    pub(in crate::access_log) fn record(target: &str) -> Box<Record> {
         let peer = Peer {
             address: ([192, 0, 2, 7], 4711).into(),
             forwarded_for: HeaderValue::from_static("192.0.2.7"),
@@ -122,8 +139,13 @@ mod tests {
     }
 
     fn parsed(record: &Record) -> serde_json::Value {
+        parsed_by(record, &ALL)
+    }
+
+    fn parsed_by(record: &Record, choice: &Choice) -> serde_json::Value {
         let mut out = Vec::new();
-        write(&mut out, record, SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        write(&mut out, record, now, choice);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.matches('\n').count(), 1, "one line: {text}");
         serde_json::from_str(&text).unwrap()
@@ -161,6 +183,16 @@ mod tests {
         let mut record = record("/");
         record.host = Some(HeaderValue::from_bytes(b"a\xff\"b").unwrap());
         assert_eq!(parsed(&record)["host"], "a\u{fffd}\"b");
+    }
+
+    #[test]
+    fn a_line_has_what_is_chosen() {
+        let fields = [Field::Status, Field::Query].into_iter().collect();
+        let choice = Choice { fields, query: Some(vec!["page".into()]), ..ALL.clone() };
+        let line = parsed_by(&record("/accounts?page=2&token=secret"), &choice);
+        assert_eq!(line, serde_json::json!({ "status": 200, "query": "page=2&token=-" }));
+        let choice = Choice { fields: [Field::Query].into_iter().collect(), ..choice };
+        assert_eq!(parsed_by(&record("/"), &choice), serde_json::json!({}));
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
+    access_log::AccessLogDocument,
     credentials::{ApiKeyDocument, IssuerDocument},
     listen::{Http2Document, ListenDocument},
     rates::RateDocument,
@@ -40,9 +41,9 @@ pub struct Document {
     /// What stands between clients and this gateway.
     #[serde(default = "behind")]
     pub behind: Spanned<Behind>,
-    /// Where a line for each request goes.
-    #[serde(default)]
-    pub access_log: AccessLog,
+    /// Where lines about requests go, which have one, and what stands in it.
+    #[serde(default = "access_log")]
+    pub access_log: Spanned<AccessLogDocument>,
     /// Bounds of the whole gateway.
     #[serde(default)]
     pub limits: LimitsDocument,
@@ -88,18 +89,6 @@ pub enum Behind {
     Direct,
     /// A balancer that puts its own address in the client's place, mode `full-nat`: all clients look alike.
     FullNat,
-}
-
-/// Where access lines go: `off`, `stdout`, or a file's path. Changes with a restart only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum AccessLog {
-    /// Nowhere.
-    Off,
-    /// To standard output.
-    #[default]
-    Stdout,
-    /// To this file, opened anew on SIGHUP.
-    File(PathBuf),
 }
 
 /// Bounds of the whole gateway, counted over all workers.
@@ -188,6 +177,10 @@ fn health_path() -> Spanned<String> {
     unwritten("/healthz".into())
 }
 
+fn access_log() -> Spanned<AccessLogDocument> {
+    unwritten(AccessLogDocument::default())
+}
+
 fn behind() -> Spanned<Behind> {
     unwritten(Behind::default())
 }
@@ -196,15 +189,4 @@ fn behind() -> Spanned<Behind> {
 fn unwritten<T>(value: T) -> Spanned<T> {
     let nowhere = serde_saphyr::Location::UNKNOWN;
     Spanned::new(value, nowhere, nowhere)
-}
-
-impl<'de> Deserialize<'de> for AccessLog {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(match text.as_str() {
-            "off" => Self::Off,
-            "stdout" => Self::Stdout,
-            path => Self::File(path.into()),
-        })
-    }
 }
