@@ -10,10 +10,12 @@
 //! | [`access_log`] | which requests have a line |
 //! | [`upstreams`] | services and instances |
 //! | [`policies`] | how services are called: repetitions |
-//! | [`routes`] | routes: matching, changes, who answers |
+//! | [`routes`] | routes: changes, who answers |
+//! | [`matching`] | what they match |
 
 pub mod access_log;
 pub mod listeners;
+pub mod matching;
 pub mod policies;
 pub mod routes;
 pub mod upstreams;

@@ -8,6 +8,7 @@
 //! | [`upstream`] | services and their instances |
 //! | [`retry`] | when a request is sent once more |
 //! | [`route`] | what is served at a path |
+//! | [`predicate`] | what a request must have beside path and method |
 //! | [`credentials`] | API keys and issuers of tokens |
 //! | [`rates`] | rate limits |
 //! | [`compose`] | steps of a composed answer |
@@ -22,6 +23,7 @@ pub mod credentials;
 pub mod document;
 pub mod finding;
 pub mod listen;
+pub mod predicate;
 pub mod rates;
 pub mod retry;
 pub mod route;

@@ -7,7 +7,7 @@
 //! | [`screen`] | refuses malformed HTTP/1.1 before the parser sees it |
 //! | [`pipeline`] | the life of a request |
 //! | [`admit`] | room for one more, a path that is read in one way only |
-//! | [`route`] | host, path and method |
+//! | [`route`] | host, path, method and what else must be so |
 //! | [`authenticate`] | who asks: API keys, tokens |
 //! | [`authorise`] | whether they may: scopes |
 //! | [`mod@limit`] | how often they may (GCRA), exact over all cores |
@@ -21,6 +21,7 @@
 //! | [`shared`], [`record`], [`metrics`], [`access_log`] | what workers share, what is known of a request, counters, lines |
 //! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`], [`handover`], [`service_manager`] | the process: command line, threads, connections, operators, new configurations, the stop, the next process |
 //! | [`tls`] | certificates, keys, what listeners show |
+//! | [`policy`] | rules that the configuration states as expressions |
 //! | [`json`] | JSON whose leaves keep their bytes: parse, merge, reshape |
 //! | [`path`], [`hop`], [`forwarded`], [`in_flight`], [`clock`], [`body`], [`log`], [`small_writes`], [`error`] | small nouns of the stages |
 
@@ -49,6 +50,7 @@ pub mod log;
 pub mod metrics;
 pub mod path;
 pub mod pipeline;
+pub mod policy;
 pub mod proxy;
 pub mod record;
 pub mod reload;

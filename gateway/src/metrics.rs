@@ -7,7 +7,10 @@ mod scrape;
 
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use http::StatusCode;
@@ -75,10 +78,12 @@ pub fn count_as(worker: usize) {
     PLACE.set(worker % PLACES);
 }
 
-/// What is counted of a route; handed on by reloads.
+/// What is counted of a route; handed on by reloads. A place is made when it is first counted in: thousands of routes
+/// that are never asked for cost little.
 #[derive(Debug, Default)]
 pub struct RouteMetrics {
-    places: [Place; PLACES],
+    places: [OnceLock<Box<Place>>; PLACES],
+    undecided: AtomicU64,
 }
 
 /// What one worker counts of one route. Two cache lines are fetched together by the processors that we know.
@@ -199,7 +204,7 @@ impl HandshakeMetrics {
 
 impl RouteMetrics {
     fn count(&self, status: u16, reason: Option<&str>, bytes: u64, duration_us: u64) {
-        let place = &self.places[PLACE.get()];
+        let place = self.place();
         place.count(status, reason);
         let bucket = BUCKETS_US.partition_point(|bound| *bound < duration_us);
         place.buckets[bucket].fetch_add(1, Relaxed);
@@ -207,9 +212,13 @@ impl RouteMetrics {
         place.bytes.fetch_add(bytes, Relaxed);
     }
 
+    fn place(&self) -> &Place {
+        self.places[PLACE.get()].get_or_init(Box::default)
+    }
+
     /// Counts a tunnel that is over. How long it was open is no duration of a request.
     fn count_tunnel(&self, reason: Option<&str>, sent: u64, received: u64) {
-        let place = &self.places[PLACE.get()];
+        let place = self.place();
         place.count(StatusCode::SWITCHING_PROTOCOLS.as_u16(), reason);
         place.tunnel_sent.fetch_add(sent, Relaxed);
         place.tunnel_received.fetch_add(received, Relaxed);
@@ -231,6 +240,16 @@ impl RouteMetrics {
         known.map_or(0, |index| self.sum(|place| &place.reasons.0[index]))
     }
 
+    /// Counts a request for which the expression of the route's `when` came to no answer.
+    pub fn count_undecided(&self) {
+        self.undecided.fetch_add(1, Relaxed);
+    }
+
+    /// How many such requests there were.
+    pub fn undecided(&self) -> u64 {
+        self.undecided.load(Relaxed)
+    }
+
     fn bytes(&self) -> u64 {
         self.sum(|place| &place.bytes)
     }
@@ -245,7 +264,7 @@ impl RouteMetrics {
     }
 
     fn sum(&self, counter: impl Fn(&Place) -> &AtomicU64) -> u64 {
-        self.places.iter().map(|place| counter(place).load(Relaxed)).sum()
+        self.places.iter().filter_map(OnceLock::get).map(|place| counter(place).load(Relaxed)).sum()
     }
 }
 

@@ -1,16 +1,33 @@
-//! Which route a request belongs to: by host, path and method.
+//! Which route a request belongs to: by host, path, method, and what else its `when` asks for.
 //!
-//! A host's own routes come before those of `*.` and those without a host; within a host the more exact path wins. What
-//! cannot be decided is refused when the configuration is compiled.
+//! A host's own routes come before those of `*.`, those before `**.`, and those before routes without a host; within a
+//! host the more exact path wins. What cannot be decided is refused when the configuration is compiled.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`pattern`] | a path as a route writes it |
+//! | [`paths`] | the paths of one host: a tree of segments |
+//! | [`candidates`] | the routes of one path: the order in which they are tried |
+//! | [`methods`] | sets of methods |
+//! | [`when`] | headers, parameters of the query, cookies |
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+pub mod candidates;
+pub mod methods;
+pub mod paths;
+pub mod pattern;
+pub mod when;
 
-use http::{HeaderValue, Method, header::HOST, request::Parts};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
+
+use http::{HeaderValue, header::HOST, request::Parts};
 
 use crate::{
     admit::Received, error::Refusal, in_flight::InFlightGuard, record::Record, snapshot::Route,
     snapshot::Snapshot,
 };
+use candidates::{Candidate, Clash, Written, arrange};
+use paths::{Builder, Found, PathOf, Paths};
+use when::Asked;
 
 /// A request whose route is known.
 pub struct Routed {
@@ -46,7 +63,7 @@ impl Parameters {
 /// # Errors
 /// [`Refusal::NoRoute`], [`Refusal::MethodNotAllowed`], [`Refusal::RouteOverloaded`].
 pub fn route(snapshot: &Snapshot, request: Box<Received>, record: &mut Record) -> Result<Routed, Refusal> {
-    let (route, parameters) = snapshot.routes.find(&request.head)?;
+    let (route, parameters) = snapshot.routes.find(&request.head, request.peer.address.ip())?;
     record.route = Some(route.clone());
     let in_flight = match &route.in_flight {
         Some(in_flight) => Some(in_flight.enter().ok_or(Refusal::RouteOverloaded)?),
@@ -56,63 +73,70 @@ pub fn route(snapshot: &Snapshot, request: Box<Received>, record: &mut Record) -
 }
 
 /// All routes.
-#[derive(Default)]
 pub struct RouteTable {
     exact: HashMap<String, Paths>,
     /// By what follows `*`: `.example`.
-    wildcard: HashMap<String, Paths>,
+    one_label: HashMap<String, Paths>,
+    /// By what follows `**`: `.example`.
+    any_depth: HashMap<String, Paths>,
     any: Paths,
     by_name: HashMap<Arc<str>, Arc<Route>>,
 }
 
-/// The paths of a host.
+/// All routes while they are added.
 #[derive(Default)]
-struct Paths {
-    patterns: HashMap<String, usize>,
-    methods: Vec<Methods>,
-    router: matchit::Router<usize>,
+pub struct TableBuilder {
+    hosts: HashMap<Host, Builder>,
+    by_name: HashMap<Arc<str>, Arc<Route>>,
 }
 
-/// The routes of a path.
-#[derive(Default)]
-struct Methods {
-    by_method: Vec<(Method, Arc<Route>)>,
-    any: Option<Arc<Route>>,
+/// Hosts that a route serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// This one, in lower case.
+    Exact(String),
+    /// `*.example`, as `.example`: those with one label more.
+    OneLabel(String),
+    /// `**.example`, as `.example`: those with any number of labels more.
+    AnyDepth(String),
+    /// All.
+    Any,
 }
 
-/// Why a route cannot be added.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RouteConflict {
-    /// The path is not written as paths are.
-    #[error("{0}")]
-    Path(String),
-    /// Another route has it.
-    #[error("the route {0} has this host, path and method")]
-    Taken(Arc<str>),
+impl TableBuilder {
+    /// Adds a route for a host and path.
+    pub fn add(&mut self, host: Host, path: &PathOf, written: Written) {
+        self.by_name.entry(written.route.name.clone()).or_insert_with(|| written.route.clone());
+        self.hosts.entry(host).or_default().add(path, written);
+    }
+
+    /// The table, and what is wrong with it.
+    pub fn finish(self) -> (RouteTable, Vec<Clash>) {
+        let mut clashes = Vec::new();
+        let mut table = RouteTable {
+            exact: HashMap::new(),
+            one_label: HashMap::new(),
+            any_depth: HashMap::new(),
+            any: Paths::default(),
+            by_name: self.by_name,
+        };
+        for (host, mut builder) in self.hosts {
+            builder.groups().for_each(|routes| arrange(routes, &mut clashes));
+            let paths = builder.finish();
+            match host {
+                Host::Exact(name) => drop(table.exact.insert(name, paths)),
+                Host::OneLabel(suffix) => drop(table.one_label.insert(suffix, paths)),
+                Host::AnyDepth(suffix) => drop(table.any_depth.insert(suffix, paths)),
+                Host::Any => table.any = paths,
+            }
+        }
+        clashes.sort_unstable_by_key(|clash| (clash.later, clash.earlier));
+        clashes.dedup();
+        (table, clashes)
+    }
 }
 
 impl RouteTable {
-    /// Adds a route; `host` as `api.example`, `*.example` or none, `methods` or any.
-    ///
-    /// # Errors
-    /// [`RouteConflict`].
-    pub fn add(
-        &mut self,
-        host: Option<&str>,
-        path: &str,
-        methods: Option<&[Method]>,
-        route: &Arc<Route>,
-    ) -> Result<(), RouteConflict> {
-        let paths = match host.map(|host| (host, host.strip_prefix('*'))) {
-            None => &mut self.any,
-            Some((_, Some(suffix))) => self.wildcard.entry(suffix.to_owned()).or_default(),
-            Some((host, None)) => self.exact.entry(host.to_owned()).or_default(),
-        };
-        paths.add(path, methods, route)?;
-        self.by_name.insert(route.name.clone(), route.clone());
-        Ok(())
-    }
-
     /// The route of this name.
     pub fn by_name(&self, name: &str) -> Option<Arc<Route>> {
         self.by_name.get(name).cloned()
@@ -127,39 +151,32 @@ impl RouteTable {
     ///
     /// # Errors
     /// [`Refusal::NoRoute`], [`Refusal::MethodNotAllowed`].
-    pub fn find(&self, head: &Parts) -> Result<(Arc<Route>, Parameters), Refusal> {
-        let path = head.uri.path();
-        let mut allowed: Option<&Methods> = None;
-        for paths in self.candidates(head) {
-            let Ok(found) = paths.router.at(path) else { continue };
-            let methods = &paths.methods[*found.value];
-            match methods.find(&head.method) {
-                Some(route) => {
-                    let start = path.as_ptr() as usize;
-                    let range = |value: &str| {
-                        let from = value.as_ptr() as usize - start;
-                        from..from + value.len()
-                    };
-                    let parameters = found.params.iter().map(|(_, value)| range(value)).collect();
-                    return Ok((route.clone(), Parameters(parameters)));
-                }
-                None => allowed = allowed.or(Some(methods)),
+    pub fn find(&self, head: &Parts, client: IpAddr) -> Result<(Arc<Route>, Parameters), Refusal> {
+        let host = lower(host(head));
+        let asked = Asked { head, host: &host, client };
+        let mut others: Option<&[Candidate]> = None;
+        for paths in self.of_host(&host) {
+            match paths.find(&asked) {
+                Some(Found::Route(route, values)) => return Ok((route.clone(), Parameters(values))),
+                Some(Found::OtherMethods(candidates)) => others = others.or(Some(candidates)),
+                None => {}
             }
         }
-        match allowed {
-            Some(methods) => Err(Refusal::MethodNotAllowed { allow: methods.allow() }),
+        match others {
+            Some(candidates) => Err(Refusal::MethodNotAllowed { allow: allow(candidates) }),
             None => Err(Refusal::NoRoute),
         }
     }
 
-    fn candidates(&self, head: &Parts) -> impl Iterator<Item = &Paths> {
-        let (mut exact, mut wildcard) = (None, None);
-        if !(self.exact.is_empty() && self.wildcard.is_empty()) {
-            let host = host(head).to_ascii_lowercase();
-            exact = self.exact.get(&host);
-            wildcard = host.find('.').and_then(|dot| self.wildcard.get(&host[dot..]));
-        }
-        exact.into_iter().chain(wildcard).chain([&self.any])
+    /// The paths that a host has, the more exact name first.
+    fn of_host<'t>(&'t self, host: &'t str) -> impl Iterator<Item = &'t Paths> {
+        let exact = (!self.exact.is_empty()).then(|| self.exact.get(host)).flatten();
+        let one_label = (!self.one_label.is_empty())
+            .then(|| host.find('.').and_then(|dot| self.one_label.get(&host[dot..])))
+            .flatten();
+        let depths = if self.any_depth.is_empty() { "" } else { host };
+        let any_depth = depths.match_indices('.').filter_map(|(dot, _)| self.any_depth.get(&host[dot..]));
+        exact.into_iter().chain(one_label).chain(any_depth).chain([&self.any])
     }
 }
 
@@ -172,64 +189,20 @@ pub fn host(head: &Parts) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-impl Paths {
-    fn add(
-        &mut self,
-        path: &str,
-        methods: Option<&[Method]>,
-        route: &Arc<Route>,
-    ) -> Result<(), RouteConflict> {
-        if let Some(index) = self.patterns.get(path) {
-            return self.methods[*index].add(methods, route);
-        }
-        let mut added = Methods::default();
-        added.add(methods, route)?;
-        self.router.insert(path, self.methods.len()).map_err(|error| match error {
-            matchit::InsertError::Conflict { with } => RouteConflict::Path(format!(
-                "it cannot be told from {with}: name parameters in the same place alike"
-            )),
-            error => RouteConflict::Path(error.to_string()),
-        })?;
-        self.patterns.insert(path.to_owned(), self.methods.len());
-        self.methods.push(added);
-        Ok(())
+fn lower(host: &str) -> Cow<'_, str> {
+    match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
     }
 }
 
-impl Methods {
-    fn add(&mut self, methods: Option<&[Method]>, route: &Arc<Route>) -> Result<(), RouteConflict> {
-        let Some(methods) = methods else {
-            if let Some(other) = &self.any {
-                return Err(RouteConflict::Taken(other.name.clone()));
-            }
-            self.any = Some(route.clone());
-            return Ok(());
-        };
-        for method in methods {
-            if let Some((_, other)) = self.by_method.iter().find(|(taken, _)| taken == method) {
-                return Err(RouteConflict::Taken(other.name.clone()));
-            }
-            self.by_method.push((method.clone(), route.clone()));
-        }
-        Ok(())
+/// The methods of a path, as `Allow` lists them.
+fn allow(candidates: &[Candidate]) -> HeaderValue {
+    let mut names: Vec<&str> = candidates.iter().flat_map(|candidate| candidate.methods.names()).collect();
+    if names.contains(&"GET") {
+        names.push("HEAD");
     }
-
-    /// HEAD is answered where GET is (RFC 9110, section 9.3.2), unless a route of its own has it.
-    fn find(&self, method: &Method) -> Option<&Arc<Route>> {
-        let of = |method: &Method| {
-            self.by_method.iter().find(|(known, _)| known == method).map(|(_, route)| route)
-        };
-        of(method)
-            .or(self.any.as_ref())
-            .or_else(|| if *method == Method::HEAD { of(&Method::GET) } else { None })
-    }
-
-    fn allow(&self) -> HeaderValue {
-        let mut names: Vec<&str> = self.by_method.iter().map(|(method, _)| method.as_str()).collect();
-        if names.contains(&"GET") && !names.contains(&"HEAD") {
-            names.push("HEAD");
-        }
-        names.sort_unstable();
-        HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static(""))
-    }
+    names.sort_unstable();
+    names.dedup();
+    HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static(""))
 }

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue};
 
-use super::{Context, policies};
+use super::{Context, matching, policies};
 use crate::{
     authenticate::{Credentials, Ways},
     authorise::Scopes,
@@ -19,7 +19,7 @@ use crate::{
     in_flight::InFlight,
     json::{Reshape, ReshapeDocument},
     limit::{Limiter, RouteLimits},
-    route::RouteTable,
+    route::{RouteTable, TableBuilder},
     snapshot::{Action, Route},
     transform::{
         RequestTransform, ResponseTransform,
@@ -62,7 +62,7 @@ pub fn compile(
     parts: &Parts<'_>,
     findings: &mut Findings,
 ) -> RouteTable {
-    let mut table = RouteTable::default();
+    let mut table = TableBuilder::default();
     let mut names = BTreeSet::new();
     if document.routes.value.is_empty() {
         findings.error(&document.routes, "routes", "name at least one route");
@@ -76,16 +76,15 @@ pub fn compile(
         if route.path.value == document.health_path.value {
             findings.error(&route.path, format!("{field}.path"), "this is the health path");
         }
-        let parameters = parameters(&route.path.value);
-        let mut scene = Scene { findings, field, parameters };
-        let methods = methods(route, &mut scene);
-        let host = host(route, &mut scene);
+        let mut scene = Scene { findings, field, parameters: Vec::new() };
+        let matched = matching::compile(route, &mut scene);
         let Some(compiled) = compile_route(document, context, parts, written, &mut scene) else { continue };
-        let compiled = Arc::new(compiled);
-        if let Err(conflict) = table.add(host.as_deref(), &route.path.value, methods.as_deref(), &compiled) {
-            scene.error(&route.path, "path", conflict.to_string());
+        if let Some(matched) = matched {
+            matched.enter(&mut table, &Arc::new(compiled), index, route.priority);
         }
     }
+    let (table, clashes) = table.finish();
+    matching::report(&clashes, document, findings);
     table
 }
 
@@ -97,9 +96,6 @@ fn compile_route(
     scene: &mut Scene<'_>,
 ) -> Option<Route> {
     let route = &written.value;
-    if !route.path.value.starts_with('/') {
-        scene.error(&route.path, "path", "begin with a slash");
-    }
     if let Some(timeout) = route.timeout.as_ref().filter(|timeout| timeout.value.0.is_zero()) {
         scene.error(timeout, "timeout", "longer than 0s");
     }
@@ -231,43 +227,6 @@ impl Scene<'_> {
             }
         }
     }
-}
-
-/// Names between braces, in order; `*` of a parameter that takes the rest is not part of its name.
-fn parameters(path: &str) -> Vec<String> {
-    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
-    names.map(|name| name.trim_start_matches('*').to_owned()).collect()
-}
-
-fn methods(route: &RouteDocument, scene: &mut Scene<'_>) -> Option<Vec<Method>> {
-    let written = route.methods.as_ref()?;
-    if written.value.is_empty() {
-        scene.error(written, "methods", "name at least one, or leave the field out for any");
-    }
-    let mut methods = Vec::new();
-    for name in &written.value {
-        match Method::from_bytes(name.as_bytes()) {
-            Ok(method) if *name == name.to_uppercase() && method != Method::CONNECT => methods.push(method),
-            _ => scene.error(
-                written,
-                "methods",
-                format!("{name} is no method that is served; write GET, POST"),
-            ),
-        }
-    }
-    Some(methods)
-}
-
-fn host(route: &RouteDocument, scene: &mut Scene<'_>) -> Option<String> {
-    let written = route.host.as_ref()?;
-    let host = written.value.to_ascii_lowercase();
-    let name = host.strip_prefix("*.").unwrap_or(&host);
-    let fits = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte));
-    if !fits || (name.contains(':') && !name.starts_with('[')) {
-        scene.error(written, "host", "a name such as api.example or *.example, without a port");
-    }
-    Some(host)
 }
 
 fn request_transform(written: &RequestDocument, scene: &mut Scene<'_>) -> RequestTransform {

@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     compose::ComposeDocument,
+    predicate::{HostsDocument, WhenDocument},
     retry::RetryDocument,
     units::{Duration, Size},
 };
@@ -18,14 +19,22 @@ use crate::json::ReshapeDocument;
 pub struct RouteDocument {
     /// Its name in logs, metrics and limits. Unique.
     pub name: Spanned<String>,
-    /// The host, without a port: `api.example`, or `*.example` for one label more. By default any.
+    /// The host, or a list of hosts, without ports: `api.example`, `*.example` for one label more, `**.example` for any
+    /// number of labels more. By default any.
     #[serde(default)]
-    pub host: Option<Spanned<String>>,
-    /// The path, with parameters: `/accounts/{id}`, `/files/{*rest}`.
+    pub host: Option<Spanned<HostsDocument>>,
+    /// The path, with parameters: `/accounts/{id}`, `/files/{*rest}`; or `regex:` and an expression for the whole path,
+    /// whose named groups are parameters: `regex:/v[0-9]+/(?<id>[^/]+)`.
     pub path: Spanned<String>,
     /// The methods; by default any.
     #[serde(default)]
     pub methods: Option<Spanned<Vec<String>>>,
+    /// What else must be so.
+    #[serde(default)]
+    pub when: Option<Spanned<WhenDocument>>,
+    /// Among routes of the same host and path, the higher is tried first; by default 0.
+    #[serde(default)]
+    pub priority: i32,
     /// Ways in, tried in this order: `api-key`, `jwt:ISSUER`, `anonymous`.
     pub authenticate: Spanned<Vec<String>>,
     /// What the caller must be allowed.

@@ -138,6 +138,9 @@ fn routes(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::Resul
             None,
         )?;
     }
+    let undecided = all.iter().map(|(route, metrics)| (*route, metrics.undecided()));
+    let seen = undecided.filter(|(_, count)| *count > 0).map(|(route, count)| ([("route", route)], count));
+    out.counters("route_expression_failures", "Expressions of `when` that came to no answer", seen)?;
     let bounded = snapshot.routes.all().filter_map(|route| Some((&*route.name, route.in_flight.as_ref()?)));
     let in_flight = bounded.map(|(route, count)| ([("route", route)], count.count().into()));
     out.gauges("route_requests_in_flight", "Requests in flight on routes that bound them", in_flight)?;

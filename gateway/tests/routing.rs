@@ -1,0 +1,228 @@
+//! Routing as curl meets it: which route takes a request, and what is done with it.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use gateway::{
+    compile::{self, Context},
+    config,
+    run::Running,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    process::Command,
+    time::timeout,
+};
+
+/// Longer than anything here takes; only a defect lets it pass.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A gateway in front of the services `one` and `two`, which answer with their name and the head that they were sent.
+struct Stage {
+    running: Running,
+}
+
+impl Stage {
+    async fn set(routes: &str) -> Self {
+        let (one, two) = (echo("one").await, echo("two").await);
+        let text = format!(
+            "listen: ['127.0.0.1:0']\nworkers: 1\naccess_log: off\n\
+             upstreams: {{ one: {{ endpoints: ['{one}'] }}, two: {{ endpoints: ['{two}'] }} }}\nroutes:\n{routes}"
+        );
+        let running = Running::start(compiled(&text).unwrap()).await.unwrap();
+        Self { running }
+    }
+
+    /// What curl prints, the answer's head included; the last of `arguments` is the target.
+    async fn curl(&self, arguments: &[&str]) -> String {
+        let (target, options) = arguments.split_last().unwrap();
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--include", "--path-as-is"]).args(options);
+        command.arg(format!("http://{}{target}", self.running.addresses[0]));
+        let output =
+            timeout(PATIENCE, command.output()).await.expect("curl in time").expect("curl is installed");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn end(self) {
+        tokio::task::spawn_blocking(|| self.running.end()).await.unwrap().unwrap();
+    }
+}
+
+fn compiled(text: &str) -> Result<gateway::snapshot::Snapshot, String> {
+    let document = config::parse(text).map_err(|finding| finding.to_string())?;
+    let context = Context { directory: Path::new("."), previous: None };
+    compile::compile(&document, context)
+        .map(|(snapshot, _)| snapshot)
+        .map_err(|findings| findings.to_string())
+}
+
+/// A service whose answers are its name and the head of the request.
+async fn echo(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                while stream.read_buf(&mut got).await.is_ok_and(|read| read > 0) {
+                    let text = String::from_utf8_lossy(&got).into_owned();
+                    let Some((head, _)) = text.split_once("\r\n\r\n") else {
+                        continue;
+                    };
+                    let answer = format!("{name}\n{head}\n");
+                    let begin = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+                    let sent = if head.starts_with("HEAD ") { begin } else { begin + &answer };
+                    if stream.write_all(sent.as_bytes()).await.is_err() {
+                        return;
+                    }
+                    got.clear();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_differ_by_headers_query_cookies_and_expressions() {
+    let stage = Stage::set(
+        r#"
+- { name: header, path: /a, when: { headers: { x-canary: 'yes' } }, authenticate: [anonymous], upstream: two }
+- { name: query, path: /a, priority: 3, when: { query: { v: { prefix: '2.' } } }, authenticate: [anonymous], upstream: two }
+- { name: cookie, path: /a, priority: 2, when: { cookies: { beta: { present: true } } }, authenticate: [anonymous], upstream: two }
+- name: expression
+  path: /a
+  priority: 1
+  when: { expression: 'request.headers["x-tenant"].matches("^eu-[0-9]+$") && request.method == "GET"' }
+  authenticate: [anonymous]
+  upstream: two
+- { name: plain, path: /a, authenticate: [anonymous], upstream: one }
+- { name: narrow, path: /b, when: { headers: { x-a: { regex: '[0-9]+' }, x-b: { absent: true } } }, authenticate: [anonymous], upstream: two }
+- { name: rest, path: '/{*rest}', authenticate: [anonymous], upstream: one }
+"#,
+    )
+    .await;
+    for (arguments, service) in [
+        (vec!["/a"], "one"),
+        (vec!["-H", "x-canary: yes", "/a"], "two"),
+        (vec!["-H", "X-Canary: yes ", "/a"], "two"),
+        (vec!["-H", "x-canary: yes!", "/a"], "one"),
+        (vec!["/a?v=2%2e1"], "two"),
+        (vec!["/a?v=1&v=2.0"], "two"),
+        (vec!["/a?w=2.1"], "one"),
+        (vec!["-b", "alpha=1; beta=", "/a"], "two"),
+        (vec!["-b", "alpha=beta", "/a"], "one"),
+        (vec!["-H", "x-tenant: eu-17", "/a"], "two"),
+        (vec!["-H", "x-tenant: us-17", "/a"], "one"),
+        (vec!["-X", "POST", "-H", "x-tenant: eu-17", "/a"], "one"),
+        (vec!["-H", "x-a: 12", "/b"], "two"),
+        // What does not hold leaves the request to the next path.
+        (vec!["-H", "x-a: 12a", "/b"], "one"),
+        (vec!["-H", "x-a: 12", "-H", "x-b: 1", "/b"], "one"),
+    ] {
+        let got = stage.curl(&arguments).await;
+        assert!(got.contains(&format!("\n{service}\n")), "{arguments:?} meets {service}: {got}");
+    }
+    // Where the header is not there, the expression comes to no answer; that is counted.
+    let route = stage.running.shared.snapshot().routes.by_name("expression").unwrap();
+    assert!(route.metrics.undecided() > 0);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_and_paths_are_tried_from_the_most_exact_on() {
+    let stage = Stage::set(
+        r"
+- { name: exact, host: [a.example, b.example], path: '/{*rest}', authenticate: [anonymous], request: { headers: { set: { x-route: exact } } }, upstream: one }
+- { name: label, host: '*.example', path: '/{*rest}', authenticate: [anonymous], request: { headers: { set: { x-route: label } } }, upstream: one }
+- { name: depth, host: '**.example', path: '/{*rest}', authenticate: [anonymous], request: { headers: { set: { x-route: depth } } }, upstream: one }
+- { name: text, path: /x/y, authenticate: [anonymous], request: { headers: { set: { x-route: text } } }, upstream: one }
+- { name: amid, path: '/x/v{n}.json', authenticate: [anonymous], request: { headers: { set: { x-route: 'amid {n}' } } }, upstream: one }
+- { name: parameter, path: '/x/{id}', authenticate: [anonymous], request: { headers: { set: { x-route: 'parameter {id}' } } }, upstream: one }
+- { name: regex, path: 'regex:/x/(?<year>[0-9]{4})/(?<rest>.+)', authenticate: [anonymous], request: { headers: { set: { x-route: 'regex {year} {rest}' } } }, upstream: one }
+- { name: rest, path: '/x/{*rest}', authenticate: [anonymous], request: { headers: { set: { x-route: 'rest {rest}' } } }, upstream: one }
+",
+    )
+    .await;
+    for (host, path, route) in [
+        ("A.Example", "/1", "exact"),
+        ("b.example.:80", "/1", "exact"),
+        ("c.example", "/1", "label"),
+        ("d.c.example", "/1", "depth"),
+        ("other", "/x/y", "text"),
+        ("other", "/x/v7.json", "amid 7"),
+        ("other", "/x/v.json", "parameter v.json"),
+        ("other", "/x/y2", "parameter y2"),
+        ("other", "/x/2026/a/b", "regex 2026 a/b"),
+        ("other", "/x/202/a/b", "rest 202/a/b"),
+    ] {
+        let got = stage.curl(&["-H", &format!("Host: {host}"), path]).await;
+        assert!(got.contains(&format!("x-route: {route}\n")), "{host} {path} meets {route}: {got}");
+    }
+    for path in ["/x", "/x/"] {
+        assert!(stage.curl(&["-H", "Host: other", path]).await.starts_with("HTTP/1.1 404"), "{path}");
+    }
+    stage.end().await;
+}
+
+#[test]
+fn what_cannot_be_reached_is_refused_with_both_lines() {
+    let route = |fields: &str| format!("- {{ {fields}, authenticate: [anonymous], upstream: a }}\n");
+    let text = |routes: &[&str]| {
+        let routes: String = routes.iter().map(|fields| route(fields)).collect();
+        format!(
+            "listen: ['127.0.0.1:0']\nupstreams: {{ a: {{ endpoints: ['127.0.0.1:1'] }} }}\nroutes:\n{routes}"
+        )
+    };
+    for (routes, finding) in [
+        (["name: a, path: /a", "name: b, path: /a"], "the route a on line 4 has this host, path and method"),
+        (
+            ["name: a, path: '/{x}'", "name: b, path: '/{y}'"],
+            "the route a on line 4 has this host, path and method",
+        ),
+        (["name: a, path: /a", "name: b, path: /a, when: { headers: { x: '1' } }"], ""),
+        (
+            [
+                "name: a, path: /a, methods: [GET]",
+                "name: b, path: /a, methods: [GET], when: { headers: { x: '1' } }",
+            ],
+            "5:20: error: routes[1].path: never reached: the route a on line 4 takes all of it before",
+        ),
+        (
+            [
+                "name: a, path: /a, when: { headers: { x: '1' } }",
+                "name: b, path: /a, when: { headers: { x: '1', y: '2' } }",
+            ],
+            "never reached: the route a on line 4",
+        ),
+        (["name: a, path: 'regex:('", "name: b, path: /b"], "4:"),
+        (["name: a, path: /a, when: {}", "name: b, path: /b"], "when"),
+        (
+            ["name: a, path: /a, when: { headers: { x: { prefix: a, regex: b } } }", "name: b, path: /b"],
+            "exactly one",
+        ),
+        (["name: a, path: /a, methods: [TRACE]", "name: b, path: /b"], "no method that is served"),
+        (["name: a, path: /a//b", "name: b, path: /b"], "no request has this path"),
+        (["name: a, host: 'a.*.b', path: /a", "name: b, path: /b"], "without a port"),
+    ] {
+        match compiled(&text(&routes)) {
+            Ok(_) => assert_eq!(finding, "", "{routes:?} can be used"),
+            Err(findings) => {
+                assert!(!finding.is_empty() && findings.contains(finding), "{routes:?}: {findings}")
+            }
+        }
+    }
+    // Both may hold: the order decides, and that is said.
+    let unclear = [
+        "name: a, path: /a, when: { headers: { x: '1' } }",
+        "name: b, path: /a, when: { query: { y: '2' } }",
+    ];
+    let document = config::parse(&text(&unclear)).unwrap();
+    let context = Context { directory: Path::new("."), previous: None };
+    let (_, warnings) = compile::compile(&document, context).unwrap_or_else(|findings| panic!("{findings}"));
+    assert!(
+        warnings.to_string().contains("the route a on line 4 may hold for the same requests"),
+        "{warnings}"
+    );
+}
