@@ -92,8 +92,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Loads and fills everything; to be called in the balancer's namespace.
-    pub fn build(load_balancer: &[u8], measuring: &[u8], pin_dir: PathBuf) -> Result<Self> {
+    /// Loads what these rows run, and fills everything; to be called in the balancer's namespace.
+    pub fn build(load_balancer: &[u8], measuring: &[u8], pin_dir: PathBuf, rows: &[Row]) -> Result<Self> {
         // SAFETY: a C string.
         let ifindex = unsafe { libc::if_nametoindex(c"lb0".as_ptr()) };
         ensure!(ifindex != 0, "no interface {INTERFACE} in this namespace");
@@ -109,7 +109,7 @@ impl Stage {
         ensure!(applied.shortages.is_empty(), "{:?}", applied.shortages);
         let pins = pin_dir.join(format!("v{}", lb_common::limits::LAYOUT_VERSION)).join("maps");
         let mut shipped: Vec<(Features, Ebpf)> = Vec::new();
-        for features in Row::all().into_iter().map(Row::features) {
+        for features in rows.iter().map(|row| row.features()) {
             if shipped.iter().all(|(known, _)| *known != features) {
                 let object = load_shipped(load_balancer, features, &pins)
                     .with_context(|| format!("loading {features:?}"))?;

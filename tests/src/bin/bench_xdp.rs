@@ -45,11 +45,12 @@ fn run(args: &Args) -> Result<()> {
     let load_balancer = fs::read(env!("PORTCULLIS_BPF_OBJECT")).context(env!("PORTCULLIS_BPF_OBJECT"))?;
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{DIRECTORY_PREFIX}{}-bench", std::process::id()));
 
+    let rows = chosen(&args.filter)?;
     let routes = Routes::create()?;
     let rounds = routes.enter(|| {
         pin_to_one_cpu()?;
-        let stage = Stage::build(&load_balancer, &measuring, pin_dir)?;
-        measure(stage, args)
+        let stage = Stage::build(&load_balancer, &measuring, pin_dir, &rows)?;
+        measure(stage, args, rows)
     })??;
     let (rounds, at_once) = rounds;
 
@@ -62,16 +63,22 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Every row once in every round, so that a machine that drifts drifts for all alike.
-fn measure(mut stage: Stage, args: &Args) -> Result<(Rounds, Vec<String>)> {
+/// The floors, and the rows that contain `filter`.
+fn chosen(filter: &str) -> Result<Vec<Row>> {
     let wanted = |row: &Row| {
         let (_, mode, family, scenario) = row.names();
         matches!(row, Row::Floor(..))
-            || format!("{mode} {family} {scenario} {}", row.flows()).contains(&args.filter)
+            || format!("{mode} {family} {scenario} {}", row.flows()).contains(filter)
     };
-    let mut rounds: Rounds = Row::all().into_iter().filter(wanted).map(|row| (row, Vec::new())).collect();
-    let chosen = rounds.iter().any(|(row, _)| matches!(row, Row::Shipped(..)));
-    ensure!(chosen, "no row's \"mode family scenario flows\" contains {:?}", args.filter);
+    let rows: Vec<Row> = Row::all().into_iter().filter(wanted).collect();
+    let any = rows.iter().any(|row| matches!(row, Row::Shipped(..)));
+    ensure!(any, "no row's \"mode family scenario flows\" contains {filter:?}");
+    Ok(rows)
+}
+
+/// Every row once in every round, so that a machine that drifts drifts for all alike.
+fn measure(mut stage: Stage, args: &Args, rows: Vec<Row>) -> Result<(Rounds, Vec<String>)> {
+    let mut rounds: Rounds = rows.into_iter().map(|row| (row, Vec::new())).collect();
     let (mut alone, mut together) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..args.rounds.max(1) {
         pin_to_one_cpu()?;
