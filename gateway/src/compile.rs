@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`listeners`] | addresses, and what is spoken there |
 //! | [`access_log`] | which requests have a line |
+//! | [`traces`] | where spans go |
 //! | [`upstreams`] | services and instances |
 //! | [`policies`] | how services are called: repetitions |
 //! | [`routes`] | routes: changes, who answers |
@@ -18,6 +19,7 @@ pub mod listeners;
 pub mod matching;
 pub mod policies;
 pub mod routes;
+pub mod traces;
 pub mod upstreams;
 
 use std::{
@@ -72,6 +74,7 @@ pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, F
         tunnels: &tunnels,
     };
     let routes = routes::compile(document, context, &parts, &mut findings);
+    let tracer = traces::compile(document, context.previous, &mut findings);
     if !findings.usable() {
         return Err(findings);
     }
@@ -83,6 +86,7 @@ pub fn compile(document: &Document, context: Context<'_>) -> Result<(Snapshot, F
     let in_flight_max = document.limits.in_flight;
     let snapshot = Snapshot {
         generation,
+        tracer,
         settings,
         listeners,
         routes,

@@ -12,6 +12,7 @@
 //! | [`credentials`] | API keys and issuers of tokens |
 //! | [`rates`] | rate limits |
 //! | [`compose`] | steps of a composed answer |
+//! | [`traces`] | where spans go |
 //! | [`units`] | durations, sizes |
 //! | [`finding`] | what is wrong, and on which line |
 //!
@@ -27,6 +28,7 @@ pub mod predicate;
 pub mod rates;
 pub mod retry;
 pub mod route;
+pub mod traces;
 pub mod units;
 pub mod upstream;
 

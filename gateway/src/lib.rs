@@ -18,7 +18,7 @@
 //! | [`upstream`] | services, instances, connections, health |
 //! | [`respond`] | refusals become statuses and problem documents, here alone |
 //! | [`config`], [`compile`], [`snapshot`] | the file, what is wrong with it, what requests read |
-//! | [`shared`], [`record`], [`metrics`], [`access_log`] | what workers share, what is known of a request, counters, lines |
+//! | [`shared`], [`record`], [`metrics`], [`access_log`], [`trace`] | what workers share, what is known of a request, counters, lines, spans |
 //! | [`cli`], [`run`], [`accept`], [`admin`], [`reload`], [`drain`], [`handover`], [`service_manager`] | the process: command line, threads, connections, operators, new configurations, the stop, the next process |
 //! | [`tls`] | certificates, keys, what listeners show |
 //! | [`policy`] | rules that the configuration states as expressions |
@@ -63,6 +63,7 @@ pub mod shared;
 pub mod small_writes;
 pub mod snapshot;
 pub mod tls;
+pub mod trace;
 pub mod transform;
 pub mod upgrade;
 pub mod upstream;

@@ -52,12 +52,15 @@ pub async fn handle(
     shared: &Arc<Shared>,
     peer: &Peer,
     malformed: Option<Malformed>,
-    request: Request<ClientBody>,
+    mut request: Request<ClientBody>,
 ) -> Response<Body> {
     let snapshot = shared.snapshot();
     let behind = forwarded::through(&snapshot.settings.forwarding, peer, request.headers());
     let peer = behind.as_deref().unwrap_or(peer);
     let mut record = Record::begin(peer, &request);
+    if let Some(tracer) = &snapshot.tracer {
+        record.trace = Some(tracer.begin(request.headers_mut()));
+    }
     let outcome = match malformed {
         Some(malformed) => Err(Refusal::Malformed(malformed)),
         None => serve(&snapshot, peer, &mut record, request).await,

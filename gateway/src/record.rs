@@ -18,6 +18,7 @@ use crate::{
     shared::Shared,
     snapshot::Route,
     tls::server::ClientCertificate,
+    trace,
     upgrade::pump::Moved,
     upstream::{Endpoint, answer::BrokeOff},
 };
@@ -55,6 +56,8 @@ pub struct Record {
     pub bytes: u64,
     /// Bytes from the client through a tunnel.
     pub received: u64,
+    /// Its span, where traces are recorded.
+    pub trace: Option<Box<trace::Running>>,
 }
 
 /// A request's name: its worker's, and a count.
@@ -142,6 +145,7 @@ impl Record {
             status: StatusCode::OK,
             bytes: 0,
             received: 0,
+            trace: None,
         })
     }
 

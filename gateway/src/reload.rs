@@ -72,6 +72,9 @@ pub fn accompany(snapshot: &Snapshot, background: &Handle) {
     let _entered = background.enter();
     snapshot.upstreams.values().for_each(upstream::health::watch);
     snapshot.credentials.start(background);
+    if let Some(tracer) = &snapshot.tracer {
+        tracer.start(background);
+    }
 }
 
 /// Puts the file's present configuration in the place of the running one, or leaves that as it is and says why.

@@ -124,5 +124,8 @@ impl Shared {
     pub fn observe(&self, record: &Record) {
         self.metrics.count(record);
         self.access_log.note(record);
+        if let Some(trace) = &record.trace {
+            trace.end(record);
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     limit::{Limiter, RouteLimits},
     route::RouteTable,
     tls::server::ServerTls,
+    trace::Tracer,
     transform::{RequestTransform, ResponseTransform},
     upgrade::Upgrades,
     upstream::Upstream,
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Where clients are served, and what is spoken there; in the order of [`Fixed::listen`].
     pub listeners: Vec<Arc<Listener>>,
+    /// Records spans, where that is asked for.
+    pub tracer: Option<Arc<Tracer>>,
     /// Which route has a host, path and method.
     pub routes: RouteTable,
     /// API keys and issuers.

@@ -32,6 +32,7 @@ use crate::{
     pipeline::ClientBody,
     record::Record,
     snapshot::{Action, Route},
+    trace::{TRACEPARENT, TRACESTATE},
     upstream::{Head, Message, Outgoing},
 };
 use headers::HeaderChanges;
@@ -145,12 +146,18 @@ fn forwarded_headers(client: &HeaderMap, route: &Route, host: Option<&HeaderValu
     headers
 }
 
-/// What the steps of a composition are sent of the client's headers: its credentials, where the route says so.
+/// What the steps of a composition are sent of the client's headers: its place in a trace, and its credentials where the
+/// route says so.
 fn credentials_sent_on(client: &HeaderMap, route: &Route) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     if route.forward_credentials {
         let credentials = client.iter().filter(|(name, _)| route.ways.is_credential(name));
         headers.extend(credentials.map(|(name, value)| (name.clone(), value.clone())));
+    }
+    for name in [TRACEPARENT, TRACESTATE] {
+        if let Some(value) = client.get(&name) {
+            headers.insert(name, value.clone());
+        }
     }
     headers
 }

@@ -13,6 +13,7 @@ use super::{
     listen::{Http2Document, ListenDocument},
     rates::RateDocument,
     route::RouteDocument,
+    traces::TracesDocument,
     units::{Duration, Size},
     upstream::UpstreamDocument,
 };
@@ -44,6 +45,9 @@ pub struct Document {
     /// Where lines about requests go, which have one, and what stands in it.
     #[serde(default = "access_log")]
     pub access_log: Spanned<AccessLogDocument>,
+    /// Spans of requests, for a collector; none by default.
+    #[serde(default)]
+    pub traces: Option<Spanned<TracesDocument>>,
     /// Bounds of the whole gateway.
     #[serde(default)]
     pub limits: LimitsDocument,

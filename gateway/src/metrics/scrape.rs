@@ -256,5 +256,13 @@ fn process(out: &mut Out<'_>, shared: &Shared, snapshot: &Snapshot) -> fmt::Resu
     out.counter("access_log_lines", "Lines handed to the access log's writer", log.lines())?;
     out.counter("access_log_dropped_lines", "Lines that the writer was too slow for", log.dropped())?;
     out.counter("access_log_errors", "Failures to write the access log", log.errors())?;
+    if let Some(tracer) = &snapshot.tracer {
+        out.counter("spans_exported", "Spans that the collector took", tracer.counts.exported())?;
+        out.counter(
+            "spans_dropped",
+            "Spans that it did not take, or too many that waited",
+            tracer.counts.dropped(),
+        )?;
+    }
     out.gauge("phase", "0 serving, 1 unready, 2 closing, 3 ending", shared.phase() as u64)
 }
