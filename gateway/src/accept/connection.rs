@@ -152,6 +152,10 @@ struct Connection {
 }
 
 /// How far a connection has come. The stage of most connections has its place here, the others are on the heap.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is what nearly all are, and each request goes through it"
+)]
 enum Stage {
     Opening(Pin<Box<dyn Future<Output = Option<Opened>> + Send>>),
     Http1(Http1),

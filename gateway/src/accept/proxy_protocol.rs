@@ -112,7 +112,8 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 text.parse::<u16>().ok().filter(|_| digits).ok_or(NoHeader::Line)
             };
-            (ip(destination)?, port(destination_port)?);
+            ip(destination)?;
+            port(destination_port)?;
             Some(SocketAddr::new(ip(source)?, port(source_port)?))
         }
         _ => return Err(NoHeader::Line),
