@@ -6,7 +6,7 @@
 //! | [`listen`] | addresses, and what is spoken there |
 //! | [`access_log`] | lines about requests |
 //! | [`upstream`] | services and their instances |
-//! | [`retry`] | when a request is sent once more |
+//! | [`retry`], [`breaker`] | when a request is sent once more, what a service is spared |
 //! | [`route`] | what is served at a path |
 //! | [`predicate`] | what a request must have beside path and method |
 //! | [`credentials`] | API keys and issuers of tokens |
@@ -19,6 +19,7 @@
 //! [`crate::compile`] turns a document into a [`crate::snapshot::Snapshot`].
 
 pub mod access_log;
+pub mod breaker;
 pub mod compose;
 pub mod credentials;
 pub mod document;

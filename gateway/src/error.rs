@@ -123,6 +123,12 @@ pub enum UpstreamError {
     /// No instance is well.
     #[error("no instance of the service is well")]
     NoEndpoint,
+    /// As many requests are in flight on the service as it may have.
+    #[error("the service has as many requests in flight as it may")]
+    Full,
+    /// Most requests to the service failed lately.
+    #[error("the service is spared: most requests to it failed")]
+    CircuitOpen,
     /// No connection.
     #[error("no connection to the service")]
     Connect,
@@ -205,6 +211,8 @@ impl UpstreamError {
     pub fn reason(self) -> &'static str {
         match self {
             Self::NoEndpoint => "no_endpoint",
+            Self::Full => "service_full",
+            Self::CircuitOpen => "circuit_open",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Broken => "broken",

@@ -29,7 +29,7 @@ const BUCKETS_US: [u64; 15] = [
 ];
 
 /// Every word that [`Record::reason`] may be, but for a last one that stands for what was forgotten here.
-const REASONS: [&str; 37] = [
+const REASONS: [&str; 39] = [
     "malformed",
     "path",
     "overloaded",
@@ -45,6 +45,8 @@ const REASONS: [&str; 37] = [
     "forbidden",
     "rate_limited",
     "no_endpoint",
+    "service_full",
+    "circuit_open",
     "connect",
     "connect_timeout",
     "broken",

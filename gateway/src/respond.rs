@@ -82,7 +82,9 @@ fn status(refusal: &Refusal) -> (StatusCode, &'static str) {
 
 fn upstream(error: UpstreamError) -> (StatusCode, &'static str) {
     match error {
-        UpstreamError::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "The service is not available"),
+        UpstreamError::NoEndpoint | UpstreamError::Full | UpstreamError::CircuitOpen => {
+            (StatusCode::SERVICE_UNAVAILABLE, "The service is not available")
+        }
         UpstreamError::Timeout | UpstreamError::TryTimeout | UpstreamError::FirstByteTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time")
         }

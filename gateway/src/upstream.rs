@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`attempts`] | the call: one try after the other |
 //! | [`retry`] | when a request is sent once more |
+//! | [`breaker`] | what a service is spared: bounds, and a circuit that opens |
 //! | [`endpoint`] | one instance: in flight, health, ejection |
 //! | [`balance`] | which instance is next |
 //! | [`pool`] | connections that are kept, by each worker its own |
@@ -17,6 +18,7 @@
 pub mod answer;
 mod attempts;
 pub mod balance;
+pub mod breaker;
 pub mod counters;
 pub mod endpoint;
 pub mod health;
@@ -36,6 +38,7 @@ pub use outgoing::Outgoing;
 
 use crate::{error::UpstreamError, limit::Admitted, limit::Permit};
 use balance::Balance;
+use breaker::Breaker;
 use counters::Counters;
 use retry::{Budget, Retry};
 
@@ -63,6 +66,8 @@ pub struct Upstream {
     pub retry: Retry,
     /// How often that may be, where it is bounded.
     pub budget: Option<Arc<Budget>>,
+    /// What it is spared, where that is bounded.
+    pub breaker: Option<Arc<Breaker>>,
     /// What its policies did.
     pub counters: Arc<Counters>,
     /// Without a byte of a body.

@@ -1,4 +1,4 @@
-//! How services are called: repetitions and their budget.
+//! How services are called: repetitions and their budget, what they are spared.
 
 use std::sync::Arc;
 
@@ -6,10 +6,12 @@ use super::routes::Scene;
 use crate::{
     config::{
         Findings, Spanned,
+        breaker::{BreakerDocument, CircuitDocument},
         retry::{RetryDocument, RetryOn},
     },
     upstream::{
         Upstream,
+        breaker::{Breaker, BreakerSettings, CircuitSettings},
         retry::{Backoff, Budget, BudgetSettings, Retry},
     },
 };
@@ -78,5 +80,43 @@ pub fn budget(
     match previous.and_then(|previous| previous.budget.clone()) {
         Some(budget) if budget.settings() == settings => budget,
         _ => Arc::new(Budget::new(settings)),
+    }
+}
+
+/// What a service is spared, with what was counted of it before.
+pub fn breaker(
+    written: &Spanned<BreakerDocument>,
+    field: &str,
+    previous: Option<&Arc<Upstream>>,
+    findings: &mut Findings,
+) -> Arc<Breaker> {
+    let BreakerDocument { requests, retries, open } = &written.value;
+    let field = format!("{field}.breaker");
+    if requests.is_none() && retries.is_none() && open.is_none() {
+        findings.error(written, &field, "name requests, retries or open, or leave breaker out");
+    }
+    if *requests == Some(0) || *retries == Some(0) {
+        findings.error(written, &field, "requests and retries are at least 1; leave out what has no bound");
+    }
+    let open = open.as_ref().map(|open| {
+        let CircuitDocument { percent, window, volume, duration, probes } = open.value;
+        for (holds, name, rule) in [
+            ((1..=100).contains(&percent), "percent", "from 1 to 100"),
+            (!window.0.is_zero(), "window", "longer than 0s"),
+            (!duration.0.is_zero(), "duration", "longer than 0s"),
+            (volume > 0, "volume", "at least 1"),
+            (probes > 0, "probes", "at least 1"),
+        ] {
+            if !holds {
+                findings.error(open, format!("{field}.open.{name}"), rule);
+            }
+        }
+        let (window, duration) = (window.0, duration.0);
+        CircuitSettings { percent, window, volume: volume.into(), duration, probes }
+    });
+    let settings = BreakerSettings { requests: *requests, retries: *retries, open };
+    match previous.and_then(|previous| previous.breaker.clone()) {
+        Some(breaker) if *breaker.settings() == settings => breaker,
+        _ => Arc::new(Breaker::new(settings)),
     }
 }

@@ -79,6 +79,10 @@ fn upstream(
     Upstream {
         retry: retry.map_or_else(Retry::unsent_only, |retry| policies::retry(retry, field, findings)),
         budget: retry.map(|retry| policies::budget(retry, field, previous, findings)),
+        breaker: written
+            .breaker
+            .as_ref()
+            .map(|breaker| policies::breaker(breaker, field, previous, findings)),
         counters: previous.map(|previous| previous.counters.clone()).unwrap_or_default(),
         first_byte_timeout,
         name: name.into(),

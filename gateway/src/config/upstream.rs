@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{retry::RetryDocument, units::Duration};
+use super::{breaker::BreakerDocument, retry::RetryDocument, units::Duration};
 
 /// A service: endpoints that answer alike.
 #[derive(Debug, Deserialize)]
@@ -37,6 +37,9 @@ pub struct UpstreamDocument {
     /// Sending a request once more. By default only what surely was not sent is, on another endpoint.
     #[serde(default)]
     pub retry: Option<Spanned<RetryDocument>>,
+    /// Bounds of what is sent; none by default.
+    #[serde(default)]
+    pub breaker: Option<Spanned<BreakerDocument>>,
 }
 
 /// Which instance a request goes to.

@@ -198,9 +198,19 @@ fn policies(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
             .map(|(cause, count)| ([("upstream", name), ("reason", cause.word())], count))
     });
     out.counters("upstream_retries", "Requests sent once more, by reason", retries)?;
-    let unaffordable =
-        all().map(|(name, upstream)| ([("upstream", name)], upstream.counters.retries_unaffordable()));
-    out.counters("upstream_retries_refused", "Repetitions that the budget did not have", unaffordable)
+    let refused = all().flat_map(|(name, upstream)| {
+        upstream
+            .counters
+            .retries_refused()
+            .map(|(reason, count)| ([("upstream", name), ("reason", reason)], count))
+    });
+    out.counters("upstream_retries_refused", "Repetitions without room, by what bounds them", refused)?;
+    let breakers = || all().filter_map(|(name, upstream)| Some((name, upstream.breaker.as_ref()?)));
+    let now = now_ns();
+    let open = breakers().map(|(name, breaker)| ([("upstream", name)], u64::from(breaker.is_open(now))));
+    out.gauges("upstream_circuit_open", "1 while nothing is sent to the upstream", open)?;
+    let opened = breakers().map(|(name, breaker)| ([("upstream", name)], breaker.opened_total()));
+    out.counters("upstream_circuit_opened", "How often an upstream's circuit opened", opened)
 }
 
 fn callers(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {

@@ -21,6 +21,7 @@ use super::{
     endpoint::InFlightOn,
     pool::{self, Connection},
 };
+use crate::in_flight::InFlightGuard;
 
 /// The largest body that is read for its connection's sake.
 const UNUSED_BYTES_MAX: u64 = 16 << 10;
@@ -34,7 +35,7 @@ pub struct AnswerBody {
     upstream: Arc<Upstream>,
     /// Runs while nothing comes.
     stall: Option<Pin<Box<Sleep>>>,
-    _in_flight: InFlightOn,
+    in_flight: InFlightOn,
 }
 
 /// The body broke off.
@@ -54,13 +55,12 @@ impl AnswerBody {
         upstream: Arc<Upstream>,
         in_flight: InFlightOn,
     ) -> Self {
-        Self {
-            incoming,
-            connection: keeps.then_some(connection),
-            upstream,
-            stall: None,
-            _in_flight: in_flight,
-        }
+        Self { incoming, connection: keeps.then_some(connection), upstream, stall: None, in_flight }
+    }
+
+    /// Keeps a place among the service's requests until the body is gone.
+    pub(super) fn holds(&mut self, place: Option<InFlightGuard>) {
+        self.in_flight.place = place;
     }
 
     /// Reads what is left of a small body that nobody wants, so that its connection can be used again.

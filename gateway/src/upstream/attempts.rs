@@ -11,12 +11,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     Again, Answer, AnswerBody, CallFailed, Caller, Endpoint, Head, Message, Outgoing, Upstream,
+    breaker::Passage,
     endpoint::InFlightOn,
     outgoing::Fate,
     pool::{self, Connection},
     retry::{self, Cause, Retry},
 };
-use crate::{clock::now_ns, error::UpstreamError};
+use crate::{clock::now_ns, error::UpstreamError, in_flight::InFlightGuard};
 
 /// The instances that a request was tried on.
 #[derive(Default)]
@@ -66,18 +67,28 @@ impl Upstream {
         message: &mut Message,
         again: Again<'_>,
     ) -> Result<Answer, CallFailed> {
+        let mut passage = match &self.breaker {
+            Some(breaker) => {
+                Some(breaker.enter(now_ns()).map_err(|error| CallFailed { error, endpoint: None })?)
+            }
+            None => None,
+        };
         let mut tried = Tried::default();
         let fate = message.body.fate();
         let attempts = self.attempts(&caller, message, again, fate.as_deref(), &mut tried);
-        match timeout_at(caller.deadline, attempts).await {
-            Ok(result) => result,
+        let mut outcome = match timeout_at(caller.deadline, attempts).await {
+            Ok(outcome) => outcome,
             Err(_) => {
                 if let Some(endpoint) = tried.last.as_ref().filter(|_| was_sent(fate.as_deref())) {
                     endpoint.failed(&self.ejection);
                 }
                 Err(CallFailed { error: UpstreamError::Timeout, endpoint: tried.last })
             }
+        };
+        if let Some(passage) = &mut passage {
+            passage.judge(&mut outcome, fate.as_deref());
         }
+        outcome
     }
 
     async fn attempts(
@@ -97,6 +108,8 @@ impl Upstream {
             budget.request(now_ns());
         }
         let mut tries = 0;
+        // The place of a request that is repeated, until its answer begins.
+        let mut place = None;
         let mut last = UpstreamError::NoEndpoint;
         loop {
             let Some(endpoint) = self.balance.pick(&self.endpoints, tried) else {
@@ -123,7 +136,8 @@ impl Upstream {
                 true => retry.backoff.rest(tries, fastrand::f64()),
                 false => Duration::ZERO,
             };
-            if Instant::now() + rest >= caller.deadline || (cause.costs() && !self.affords_another()) {
+            let in_time = Instant::now() + rest < caller.deadline;
+            if !in_time || (cause.costs() && !self.affords_another(&mut place)) {
                 return outcome.map_err(|failure| failed(failure.error, &endpoint));
             }
             last = outcome.as_ref().err().map_or(last, |failure| failure.error);
@@ -136,7 +150,16 @@ impl Upstream {
         }
     }
 
-    fn affords_another(&self) -> bool {
+    fn affords_another(&self, place: &mut Option<InFlightGuard>) -> bool {
+        if let Some(breaker) = self.breaker.as_ref().filter(|_| place.is_none()) {
+            match breaker.retry() {
+                Some(entered) => *place = entered,
+                None => {
+                    self.counters.crowded_out();
+                    return false;
+                }
+            }
+        }
         let affords = self.budget.as_ref().is_none_or(|budget| budget.withdraw(now_ns()));
         if !affords {
             self.counters.unaffordable();
@@ -231,6 +254,23 @@ impl Upstream {
         }
         let body = AnswerBody::new(body, connection, keeps, self.clone(), in_flight);
         Answer { response: Response::from_parts(parts, body), endpoint }
+    }
+}
+
+impl Passage<'_> {
+    /// Takes note of a call's outcome; what a client is to blame for, or surely was not sent for want of an instance,
+    /// says nothing of the service.
+    fn judge(&mut self, outcome: &mut Result<Answer, CallFailed>, fate: Option<&Fate>) {
+        match outcome {
+            Ok(answer) => {
+                self.ended(!answer.response.status().is_server_error(), now_ns());
+                answer.response.body_mut().holds(self.place.take());
+            }
+            Err(failed) if failed.error != UpstreamError::NoEndpoint && was_sent(fate) => {
+                self.ended(false, now_ns());
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::retry::Cause;
 pub struct Counters {
     retries: [AtomicU64; Cause::ALL.len()],
     unaffordable: AtomicU64,
+    crowded_out: AtomicU64,
 }
 
 impl Counters {
@@ -23,13 +24,18 @@ impl Counters {
         self.unaffordable.fetch_add(1, Relaxed);
     }
 
+    /// A request would have been sent once more, and too many were already.
+    pub(super) fn crowded_out(&self) {
+        self.crowded_out.fetch_add(1, Relaxed);
+    }
+
     /// Repetitions, by cause.
     pub fn retries(&self) -> [(Cause, u64); Cause::ALL.len()] {
         Cause::ALL.map(|cause| (cause, self.retries[cause as usize].load(Relaxed)))
     }
 
-    /// Repetitions that the budget did not have.
-    pub fn retries_unaffordable(&self) -> u64 {
-        self.unaffordable.load(Relaxed)
+    /// Repetitions that there was no room for, by what bounds them.
+    pub fn retries_refused(&self) -> [(&'static str, u64); 2] {
+        [("budget", self.unaffordable.load(Relaxed)), ("in_flight", self.crowded_out.load(Relaxed))]
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use http::StatusCode;
 
 use super::Ejection;
-use crate::clock::now_ns;
+use crate::{clock::now_ns, in_flight::InFlightGuard};
 
 /// Ejections in a row that make each longer than the one before.
 const EJECTIONS_MAX: u32 = 10;
@@ -53,7 +53,11 @@ pub struct Endpoint {
 
 /// A request in flight; over when dropped.
 #[derive(Debug)]
-pub struct InFlightOn(Arc<Endpoint>);
+pub struct InFlightOn {
+    endpoint: Arc<Endpoint>,
+    /// Its place among all that are in flight on the service, where these are bounded.
+    pub(super) place: Option<InFlightGuard>,
+}
 
 impl Endpoint {
     /// One of which nothing is known.
@@ -117,7 +121,7 @@ impl Endpoint {
     pub fn begin(self: &Arc<Self>) -> InFlightOn {
         self.in_flight.fetch_add(1, Relaxed);
         self.requests_total.fetch_add(1, Relaxed);
-        InFlightOn(self.clone())
+        InFlightOn { endpoint: self.clone(), place: None }
     }
 
     /// Judges an answer.
@@ -159,7 +163,7 @@ impl Endpoint {
 
 impl Drop for InFlightOn {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
     }
 }
 

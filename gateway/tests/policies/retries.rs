@@ -81,7 +81,7 @@ fn the_budget_bounds_what_an_ill_service_is_sent() {
         assert_eq!(stage.get().status, 503);
     }
     assert_eq!(ill.requests(), 30);
-    assert!(stage.metric("gateway_upstream_retries_refused_total{upstream=\"all\"}") > 0);
+    assert!(stage.metric("gateway_upstream_retries_refused_total{upstream=\"all\",reason=\"budget\"}") > 0);
 }
 
 #[test]

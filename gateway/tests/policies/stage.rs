@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use gateway::{
@@ -13,6 +14,9 @@ use gateway::{
     metrics::render,
     run::Running,
 };
+
+/// Longer than anything here takes; only a defect lets it pass.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A service; ends when dropped.
 pub struct Origin {
@@ -169,5 +173,13 @@ pub fn findings(upstream: &str, route: &str) -> String {
     match compile::compile(&document, Context { directory: Path::new("."), previous: None }) {
         Ok((_, warnings)) => warnings.to_string(),
         Err(findings) => findings.to_string(),
+    }
+}
+
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
