@@ -11,10 +11,12 @@
 //! | [`traces`] | where spans go |
 //! | [`upstreams`] | services and instances |
 //! | [`policies`] | how services are called: repetitions |
-//! | [`routes`] | routes: changes, who answers |
+//! | [`routes`] | routes: changes |
 //! | [`matching`] | what they match |
+//! | [`actions`] | who answers |
 
 pub mod access_log;
+pub mod actions;
 pub mod listeners;
 pub mod matching;
 pub mod policies;

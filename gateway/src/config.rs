@@ -8,6 +8,7 @@
 //! | [`upstream`] | services and their instances |
 //! | [`retry`], [`breaker`] | when a request is sent once more, what a service is spared |
 //! | [`route`] | what is served at a path |
+//! | [`action`] | what a route does beside asking one service |
 //! | [`predicate`] | what a request must have beside path and method |
 //! | [`credentials`] | API keys and issuers of tokens |
 //! | [`rates`] | rate limits |
@@ -19,6 +20,7 @@
 //! [`crate::compile`] turns a document into a [`crate::snapshot::Snapshot`].
 
 pub mod access_log;
+pub mod action;
 pub mod breaker;
 pub mod compose;
 pub mod credentials;

@@ -13,7 +13,8 @@
 //! | [`mod@limit`] | how often they may (GCRA), exact over all cores |
 //! | [`transform`] | path, headers, JSON, there and back |
 //! | [`proxy`] | one service answers |
-//! | [`compose`] | several answer, merged |
+//! | [`split`], [`compose`] | several, one of them by weight; several answer, merged |
+//! | [`direct`] | answers that need no service |
 //! | [`upgrade`] | another protocol after the answer: WebSocket, tunnels |
 //! | [`upstream`] | services, instances, connections, health |
 //! | [`respond`] | refusals become statuses and problem documents, here alone |
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod compile;
 pub mod compose;
 pub mod config;
+pub mod direct;
 pub mod drain;
 pub mod error;
 pub mod forwarded;
@@ -62,6 +64,7 @@ pub mod service_manager;
 pub mod shared;
 pub mod small_writes;
 pub mod snapshot;
+pub mod split;
 pub mod tls;
 pub mod trace;
 pub mod transform;

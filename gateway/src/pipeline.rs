@@ -7,14 +7,14 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 
 use crate::{
     admit::admit,
     authenticate::authenticate,
     authorise::authorise,
     body::Body,
-    compose,
+    compose, direct,
     error::Refusal,
     forwarded::{self, Proxied},
     limit::limit,
@@ -75,15 +75,34 @@ async fn serve(
     request: Request<ClientBody>,
 ) -> Result<Response<Body>, Refusal> {
     let received = admit(snapshot, peer, record, request)?;
-    let routed = route(snapshot, received, record)?;
+    let routed = match route(snapshot, received, record) {
+        Err(Refusal::MethodNotAllowed { allow }) if record.method == Method::OPTIONS => {
+            return Ok(direct::options(allow));
+        }
+        routed => routed?,
+    };
     let authenticated = authenticate(routed, record).await?;
     let permitted = authorise(authenticated)?;
     let admitted = limit(permitted, record)?;
+    if let Action::Direct(direct) = &admitted.routed.route.action {
+        let mut response = direct.answer(&admitted)?;
+        let changes = &admitted.routed.route.response.headers;
+        changes.apply(response.headers_mut(), &transform::template::Nothing);
+        return Ok(response);
+    }
     let mut ready = transform::request(admitted, record).await?;
     let route = ready.admitted.routed.route.clone();
-    let mut response = match &route.action {
-        Action::Proxy(upstream) => proxy::proxy(upstream, &mut ready, record).await,
-        Action::Compose(composition) => Box::pin(compose::compose(composition, &ready, record)).await,
+    let chosen = match &route.action {
+        Action::Split(_) => ready.admitted.routed.upstream().cloned(),
+        Action::Proxy(_) | Action::Compose(_) | Action::Direct(_) => None,
+    };
+    let mut response = match (&route.action, &chosen) {
+        (Action::Proxy(upstream), _) | (Action::Split(_), Some(upstream)) => {
+            proxy::proxy(upstream, &mut ready, record).await
+        }
+        (Action::Compose(composition), _) => Box::pin(compose::compose(composition, &ready, record)).await,
+        // Weights have a sum above 0, and the route's own answer was given before.
+        (Action::Split(_), None) | (Action::Direct(_), _) => Err(Refusal::Internal),
     }?;
     transform::response(&route, &mut response, ready.deadline).await?;
     Ok(response)

@@ -22,10 +22,15 @@ use std::{borrow::Cow, collections::HashMap, net::IpAddr, ops::Range, sync::Arc}
 use http::{HeaderValue, header::HOST, request::Parts};
 
 use crate::{
-    admit::Received, error::Refusal, in_flight::InFlightGuard, record::Record, snapshot::Route,
-    snapshot::Snapshot,
+    admit::Received,
+    error::Refusal,
+    in_flight::InFlightGuard,
+    record::Record,
+    snapshot::{Action, Route, Snapshot},
+    upstream::Upstream,
 };
 use candidates::{Candidate, Clash, Written, arrange};
+use methods::Methods;
 use paths::{Builder, Found, PathOf, Paths};
 use when::Asked;
 
@@ -37,7 +42,20 @@ pub struct Routed {
     pub route: Arc<Route>,
     /// The path's parameters.
     pub parameters: Parameters,
+    /// The service that was chosen, where the route divides its requests among several.
+    chosen: Option<Arc<Upstream>>,
     _in_flight: Option<InFlightGuard>,
+}
+
+impl Routed {
+    /// The service that answers, if it is one.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match &self.route.action {
+            Action::Proxy(upstream) => Some(upstream),
+            Action::Split(_) => self.chosen.as_ref(),
+            Action::Compose(_) | Action::Direct(_) => None,
+        }
+    }
 }
 
 /// Where the values of a path's parameters stand in the path, in the order of the route's names. As they came:
@@ -69,7 +87,11 @@ pub fn route(snapshot: &Snapshot, request: Box<Received>, record: &mut Record) -
         Some(in_flight) => Some(in_flight.enter().ok_or(Refusal::RouteOverloaded)?),
         None => None,
     };
-    Ok(Routed { request, route, parameters, _in_flight: in_flight })
+    let chosen = match &route.action {
+        Action::Split(split) => split.choose(&request.head).cloned(),
+        Action::Proxy(_) | Action::Compose(_) | Action::Direct(_) => None,
+    };
+    Ok(Routed { request, route, parameters, chosen, _in_flight: in_flight })
 }
 
 /// All routes.
@@ -154,6 +176,10 @@ impl RouteTable {
     pub fn find(&self, head: &Parts, client: IpAddr) -> Result<(Arc<Route>, Parameters), Refusal> {
         let host = lower(host(head));
         let asked = Asked { head, host: &host, client };
+        if head.uri.path() == "*" {
+            // Of the whole gateway; only OPTIONS asks so.
+            return Err(Refusal::MethodNotAllowed { allow: list(Methods::ANY.names()) });
+        }
         let mut others: Option<&[Candidate]> = None;
         for paths in self.of_host(&host) {
             match paths.find(&asked) {
@@ -198,7 +224,12 @@ fn lower(host: &str) -> Cow<'_, str> {
 
 /// The methods of a path, as `Allow` lists them.
 fn allow(candidates: &[Candidate]) -> HeaderValue {
-    let mut names: Vec<&str> = candidates.iter().flat_map(|candidate| candidate.methods.names()).collect();
+    list(candidates.iter().flat_map(|candidate| candidate.methods.names()).collect())
+}
+
+/// HEAD goes where GET goes, and the gateway answers OPTIONS where no route does.
+fn list(mut names: Vec<&str>) -> HeaderValue {
+    names.push("OPTIONS");
     if names.contains(&"GET") {
         names.push("HEAD");
     }

@@ -12,10 +12,12 @@ use crate::{
     authorise::Scopes,
     compose::Composition,
     config::{access_log::Destination, document::Behind, listen::ListenAddress},
+    direct::Direct,
     forwarded::Forwarding,
     in_flight::InFlight,
     limit::{Limiter, RouteLimits},
     route::RouteTable,
+    split::Split,
     tls::server::ServerTls,
     trace::Tracer,
     transform::{RequestTransform, ResponseTransform},
@@ -187,6 +189,10 @@ pub struct Route {
 pub enum Action {
     /// One service.
     Proxy(Arc<Upstream>),
+    /// One of several, by weight.
+    Split(Split),
     /// Several, merged.
     Compose(Composition),
+    /// None: the route itself.
+    Direct(Direct),
 }

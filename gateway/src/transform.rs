@@ -89,9 +89,9 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
     let mut head = outgoing_head(&admitted, record.request_id())?;
     let client_body = std::mem::take(&mut admitted.routed.request.body);
     let body = match (&route.action, &route.request.json) {
-        (Action::Compose(_), _) => Outgoing::Empty,
-        (Action::Proxy(_), None) => streamed(client_body, route.body_bytes)?,
-        (Action::Proxy(_), Some(reshape)) => {
+        (Action::Compose(_) | Action::Direct(_), _) => Outgoing::Empty,
+        (Action::Proxy(_) | Action::Split(_), None) => streamed(client_body, route.body_bytes)?,
+        (Action::Proxy(_) | Action::Split(_), Some(reshape)) => {
             let bytes = Box::pin(reshaped_request(client_body, reshape, &route, deadline)).await?;
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             Outgoing::full(bytes)
@@ -106,9 +106,9 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
 /// [`Refusal::Internal`], if the path that was made is none.
 pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Head, Refusal> {
     let (request, route) = (&admitted.routed.request, &*admitted.routed.route);
-    let mut headers = match &route.action {
-        Action::Proxy(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
-        Action::Compose(_) => credentials_sent_on(&request.head.headers, route),
+    let mut headers = match admitted.routed.upstream() {
+        Some(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
+        None => credentials_sent_on(&request.head.headers, route),
     };
     forwarded::tell(&mut headers, request);
     let http2 = request.head.version == http::Version::HTTP_2;

@@ -26,7 +26,7 @@ impl Stage {
     async fn set(routes: &str) -> Self {
         let (one, two) = (echo("one").await, echo("two").await);
         let text = format!(
-            "listen: ['127.0.0.1:0']\nworkers: 1\naccess_log: off\n\
+            "listen: ['127.0.0.1:0']\nworkers: 1\naccess_log: 'off'\n\
              upstreams: {{ one: {{ endpoints: ['{one}'] }}, two: {{ endpoints: ['{two}'] }} }}\nroutes:\n{routes}"
         );
         let running = Running::start(compiled(&text).unwrap()).await.unwrap();
@@ -42,6 +42,13 @@ impl Stage {
         let output =
             timeout(PATIENCE, command.output()).await.expect("curl in time").expect("curl is installed");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// How many answers of a call of curl came from the services `one` and `two`.
+    async fn shares(&self, options: &[&str], target: &str) -> (usize, usize) {
+        let got = self.curl(&[options, &["--fail", target]].concat()).await;
+        let from = |name: &str| got.lines().filter(|line| *line == name).count();
+        (from("one"), from("two"))
     }
 
     async fn end(self) {
@@ -225,4 +232,130 @@ fn what_cannot_be_reached_is_refused_with_both_lines() {
         warnings.to_string().contains("the route a on line 4 may hold for the same requests"),
         "{warnings}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirections_and_fixed_answers_ask_no_service() {
+    let stage = Stage::set(
+        r"
+- { name: parts, path: '/old/{*rest}', authenticate: [anonymous], redirect: { status: 308, scheme: https, path: '/new/{rest}' } }
+- { name: host, host: a.example, path: /, authenticate: [anonymous], redirect: { host: 'b.example:8443' } }
+- { name: location, path: '/users/{id}', authenticate: [anonymous], redirect: { status: 302, location: 'https://c.example/{id}?from=gateway' } }
+- name: fixed
+  path: /maintenance
+  authenticate: [anonymous]
+  respond: { status: 503, headers: { retry-after: '120' }, body: 'back soon' }
+  response: { headers: { set: { x-by: gateway } } }
+",
+    )
+    .await;
+    for (arguments, status, header) in [
+        (
+            vec!["-H", "Host: a.example:8080", "/old/a%20b?c=d"],
+            "308",
+            "location: https://a.example/new/a%20b?c=d\r\n",
+        ),
+        (vec!["-H", "Host: a.example", "/?c=d"], "307", "location: http://b.example:8443/?c=d\r\n"),
+        (vec!["/users/7?c=d"], "302", "location: https://c.example/7?from=gateway\r\n"),
+        (vec!["/maintenance"], "503", "retry-after: 120\r\n"),
+        (vec!["/maintenance"], "503", "x-by: gateway\r\n"),
+        (vec!["-d", "a body", "/maintenance"], "503", "\r\n\r\nback soon"),
+    ] {
+        let got = stage.curl(&arguments).await;
+        assert!(
+            got.starts_with(&format!("HTTP/1.1 {status} ")) && got.contains(header),
+            "{arguments:?}: {got}"
+        );
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_divide_requests_and_a_sticky_value_keeps_its_service() {
+    let stage = Stage::set(
+        r"
+- { name: canary, path: /canary, authenticate: [anonymous], upstreams: [{ name: one, weight: 1 }, { name: two, weight: 1 }] }
+- { name: off, path: /off, authenticate: [anonymous], upstreams: [{ name: one, weight: 0 }, { name: two, weight: 1 }] }
+- name: sticky
+  path: /sticky
+  authenticate: [anonymous]
+  upstreams: [{ name: one, weight: 1 }, { name: two, weight: 1 }]
+  sticky: { cookie: session }
+",
+    )
+    .await;
+    // 60 requests by curl at once: that one service gets all of them happens once in 2^59 runs.
+    let (one, two) = stage.shares(&[], "/canary?[1-60]").await;
+    assert!(one > 0 && two > 0 && one + two == 60, "{one} and {two}");
+    assert_eq!(stage.shares(&[], "/off?[1-20]").await, (0, 20));
+    let mut met = [false; 2];
+    for session in 0..30 {
+        let shares = stage.shares(&["-b", &format!("session=s{session}")], "/sticky?[1-5]").await;
+        assert!(shares == (5, 0) || shares == (0, 5), "session {session} keeps its service: {shares:?}");
+        met[usize::from(shares.0 == 0)] = true;
+    }
+    assert_eq!(met, [true, true], "both services have sessions");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_are_refused_or_answered_where_no_route_takes_them() {
+    let stage = Stage::set(
+        r"
+- { name: read, path: /a, methods: [GET], authenticate: [anonymous], upstream: one }
+- { name: write, path: /a, methods: [PUT], authenticate: [anonymous], upstream: two }
+- { name: own, path: /own, methods: [OPTIONS], authenticate: [anonymous], upstream: one }
+- { name: any, path: /any, authenticate: [anonymous], upstream: one }
+",
+    )
+    .await;
+    let all = "allow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n";
+    for (arguments, status, part) in [
+        (vec!["-X", "OPTIONS", "/a"], "200", "allow: GET, HEAD, OPTIONS, PUT\r\n"),
+        (vec!["-X", "OPTIONS", "--request-target", "*", "/"], "200", all),
+        (vec!["-X", "OPTIONS", "/own"], "200", "\none\nOPTIONS /own"),
+        (vec!["-X", "OPTIONS", "/any"], "200", "\none\nOPTIONS /any"),
+        (vec!["-X", "POST", "/a"], "405", "allow: GET, HEAD, OPTIONS, PUT\r\n"),
+        (vec!["-X", "TRACE", "/any"], "405", all),
+        (vec!["-X", "TRACE", "/a"], "405", "allow: GET"),
+        (vec!["-I", "/a"], "200", ""),
+        (vec!["-X", "OPTIONS", "/none"], "404", ""),
+    ] {
+        let got = stage.curl(&arguments).await;
+        assert!(
+            got.starts_with(&format!("HTTP/1.1 {status} ")) && got.contains(part),
+            "{arguments:?}: {got}"
+        );
+    }
+    stage.end().await;
+}
+
+#[test]
+fn actions_that_contradict_themselves_are_refused() {
+    for (fields, rule) in [
+        ("upstream: a, respond: { status: 200 }", "exactly one of upstream"),
+        ("sticky: { header: x }, upstream: a", "sticky"),
+        ("upstreams: [{ name: a, weight: 0 }]", "above 0"),
+        ("upstreams: [{ name: a, weight: 1 }, { name: a, weight: 1 }]", "each service once"),
+        ("upstreams: [{ name: b, weight: 1 }]", "no upstream has the name b"),
+        (
+            "upstreams: [{ name: a, weight: 1 }], sticky: { header: x, cookie: y }",
+            "exactly one of header and cookie",
+        ),
+        ("redirect: { status: 304, host: b.example }", "301, 302"),
+        ("redirect: { host: b.example, location: 'https://c' }", "either location"),
+        ("redirect: { path: '//b' }", "one slash"),
+        ("redirect: { location: 'https://b/{id}' }", "no parameter"),
+        ("respond: { status: 204, body: x }", "has none"),
+        ("respond: { status: 101 }", "200 to 599"),
+        ("respond: { status: 200, headers: { connection: close } }", "gateway's own"),
+        ("respond: { status: 200 }, request: { path: /b }", "no service is asked"),
+    ] {
+        let text = format!(
+            "listen: ['127.0.0.1:0']\nupstreams: {{ a: {{ endpoints: ['127.0.0.1:1'] }} }}\n\
+             routes: [{{ name: r, path: /, authenticate: [anonymous], {fields} }}]\n"
+        );
+        let findings = compiled(&text).err().unwrap_or_else(|| panic!("{fields} is refused"));
+        assert!(findings.starts_with("3:") && findings.contains(rule), "{fields}: {findings}");
+    }
 }

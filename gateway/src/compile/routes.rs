@@ -7,11 +7,10 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Context, matching, policies};
+use super::{Context, actions, matching, policies};
 use crate::{
     authenticate::{Credentials, Ways},
     authorise::Scopes,
-    compose::Composition,
     config::{
         Document, Findings, Spanned,
         route::{HeadersDocument, RequestDocument, ResponseDocument, RouteDocument},
@@ -20,7 +19,7 @@ use crate::{
     json::{Reshape, ReshapeDocument},
     limit::{Limiter, RouteLimits},
     route::{RouteTable, TableBuilder},
-    snapshot::{Action, Route},
+    snapshot::Route,
     transform::{
         RequestTransform, ResponseTransform,
         headers::{HeaderChanges, Value},
@@ -101,28 +100,7 @@ fn compile_route(
     }
     let previous = context.previous.and_then(|previous| previous.routes.by_name(&route.name.value));
     let ways = Ways::compile(&route.authenticate, parts.credentials, scene);
-    let action = match (&route.upstream, &route.compose) {
-        (Some(name), None) => match parts.upstreams.get(&name.value) {
-            Some(upstream) => Action::Proxy(upstream.clone()),
-            None => {
-                scene.error(name, "upstream", format!("no upstream has the name {}", name.value));
-                return None;
-            }
-        },
-        (None, Some(compose)) => {
-            if route.methods.as_ref().is_none_or(|methods| methods.value.iter().any(|name| name != "GET")) {
-                scene.error(compose, "compose", "a composed answer is read: write methods: [GET]");
-            }
-            if let Some(json) = &route.request.json {
-                scene.error(json, "request.json", "the steps of a composition send no body");
-            }
-            Action::Compose(Composition::compile(&compose.value, parts.upstreams, scene)?)
-        }
-        _ => {
-            scene.error(written, "", "name either upstream or compose");
-            return None;
-        }
-    };
+    let action = actions::compile(written, parts, scene)?;
     Some(Route {
         name: route.name.value.as_str().into(),
         metrics: previous.as_ref().map(|previous| previous.metrics.clone()).unwrap_or_default(),
@@ -294,7 +272,7 @@ fn header_changes(
 }
 
 /// A header that may be set. Those that frame a message or belong to one connection are ours.
-fn header_name(name: &str) -> Result<HeaderName, String> {
+pub fn header_name(name: &str) -> Result<HeaderName, String> {
     let parsed =
         HeaderName::from_bytes(name.as_bytes()).map_err(|_| "no header may have this name".to_owned())?;
     if crate::hop::is_hop_by_hop(&parsed) || parsed == http::header::CONTENT_LENGTH {

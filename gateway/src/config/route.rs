@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
+    action::{RedirectDocument, RespondDocument, StickyDocument, WeightDocument},
     compose::ComposeDocument,
     predicate::{HostsDocument, WhenDocument},
     retry::RetryDocument,
@@ -71,9 +72,21 @@ pub struct RouteDocument {
     /// The service that answers; or
     #[serde(default)]
     pub upstream: Option<Spanned<String>>,
-    /// several whose answers are merged.
+    /// several among which requests are divided by weight; or
+    #[serde(default)]
+    pub upstreams: Option<Spanned<Vec<WeightDocument>>>,
+    /// several whose answers are merged; or
     #[serde(default)]
     pub compose: Option<Spanned<ComposeDocument>>,
+    /// an address elsewhere; or
+    #[serde(default)]
+    pub redirect: Option<Spanned<RedirectDocument>>,
+    /// an answer that is always the same.
+    #[serde(default)]
+    pub respond: Option<Spanned<RespondDocument>>,
+    /// Which requests meet the same one of `upstreams`; by default each goes by chance.
+    #[serde(default)]
+    pub sticky: Option<Spanned<StickyDocument>>,
 }
 
 /// What a caller must be allowed: every one of `all`, and at least one of `any` if there are some.

@@ -34,7 +34,8 @@ impl Methods {
 
     /// Whether this is one of them.
     pub fn takes(&self, method: &Method) -> bool {
-        self.any || self.bits & bit(method) != 0 || self.others.contains(method)
+        let served = *method != Method::TRACE && *method != Method::CONNECT;
+        (self.any && served) || self.bits & bit(method) != 0 || self.others.contains(method)
     }
 
     /// Whether there are none.
@@ -68,11 +69,8 @@ impl Methods {
         }
     }
 
-    /// Their names, those with a bit first; none for any.
+    /// Their names, those with a bit first; for any, those that are well known.
     pub fn names(&self) -> Vec<&str> {
-        if self.any {
-            return Vec::new();
-        }
         let known = KNOWN.iter().filter(|method| self.bits & bit(method) != 0);
         known.chain(&self.others).map(Method::as_str).collect()
     }
