@@ -11,7 +11,7 @@ use std::{
 
 use gateway::{
     compile::{self, Context},
-    config,
+    config::{self, access_log::Destination},
 };
 use serde_json::{Value, json};
 
@@ -105,6 +105,16 @@ fn lines_are_chosen_reduced_and_follow_a_file_that_is_moved_away() {
     for name in ["access.log", "access.log.1"] {
         assert!(!fs::read_to_string(stage.path(name)).unwrap().contains("secret"));
     }
+}
+
+#[test]
+fn off_is_off_with_and_without_quotes() {
+    for written in ["off", "'off'", "{ to: off }"] {
+        let text = configuration(Path::new("/run"), written);
+        let document = config::parse(&text).unwrap_or_else(|finding| panic!("{written}: {finding}"));
+        assert_eq!(document.access_log.value.to, Destination::Off, "{written}");
+    }
+    assert!(config::parse(&configuration(Path::new("/run"), "on")).is_err());
 }
 
 #[test]

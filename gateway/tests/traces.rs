@@ -114,7 +114,7 @@ async fn a_span_stands_between_the_callers_and_the_services() {
     assert_ne!(parts[2], PARENT);
     let counts = running.shared.snapshot().tracer.clone().unwrap().counts.clone();
     eventually("it is exported", || counts.exported() == 1).await;
-    let documents = documents.lock().unwrap();
+    let documents = documents.lock().unwrap().clone();
     assert_eq!(documents.len(), 1);
     let resource = &documents[0]["resourceSpans"][0];
     assert_eq!(resource["resource"]["attributes"][0]["value"]["stringValue"], "shop");

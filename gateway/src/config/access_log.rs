@@ -83,6 +83,14 @@ impl<'de> Deserialize<'de> for AccessLogDocument {
                 })
             }
 
+            /// Without quotes YAML reads `off` as a truth value.
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<AccessLogDocument, E> {
+                match on {
+                    false => self.visit_str("off"),
+                    true => Err(E::invalid_value(de::Unexpected::Bool(on), &self)),
+                }
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AccessLogDocument, A::Error> {
                 AccessLogDocument::deserialize(MapAccessDeserializer::new(map))
             }
