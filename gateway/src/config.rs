@@ -6,6 +6,7 @@
 //! | [`listen`] | addresses, and what is spoken there |
 //! | [`access_log`] | lines about requests |
 //! | [`upstream`] | services and their instances |
+//! | [`balance`] | which instance a request goes to |
 //! | [`retry`], [`breaker`] | when a request is sent once more, what a service is spared |
 //! | [`route`] | what is served at a path |
 //! | [`action`] | what a route does beside asking one service |
@@ -21,6 +22,7 @@
 
 pub mod access_log;
 pub mod action;
+pub mod balance;
 pub mod breaker;
 pub mod compose;
 pub mod credentials;

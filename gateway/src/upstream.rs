@@ -6,7 +6,7 @@
 //! | [`retry`] | when a request is sent once more |
 //! | [`breaker`] | what a service is spared: bounds, and a circuit that opens |
 //! | [`endpoint`] | one instance: in flight, health, ejection |
-//! | [`balance`] | which instance is next |
+//! | [`balance`], [`affinity`] | which instance is next, which belongs to a key |
 //! | [`pool`] | connections that are kept, by each worker its own |
 //! | [`answer`] | the answer's body; puts its connection back when it is over |
 //! | [`outgoing`] | the body that is sent |
@@ -15,6 +15,7 @@
 //!
 //! Invariant: whoever calls holds a [`Permit`], which only the limits give out.
 
+pub mod affinity;
 pub mod answer;
 mod attempts;
 pub mod balance;

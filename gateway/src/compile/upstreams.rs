@@ -87,7 +87,7 @@ fn upstream(
         first_byte_timeout,
         name: name.into(),
         endpoints: endpoints.collect(),
-        balance: Balance::new(written.balance),
+        balance: Balance::new(written.balance.clone()),
         host,
         pool: PoolSettings {
             idle_max: usize::from(written.pool.idle_max),

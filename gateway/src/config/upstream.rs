@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{breaker::BreakerDocument, retry::RetryDocument, units::Duration};
+use super::{balance::BalanceDocument, breaker::BreakerDocument, retry::RetryDocument, units::Duration};
 
 /// A service: endpoints that answer alike.
 #[derive(Debug, Deserialize)]
@@ -40,17 +40,6 @@ pub struct UpstreamDocument {
     /// Bounds of what is sent; none by default.
     #[serde(default)]
     pub breaker: Option<Spanned<BreakerDocument>>,
-}
-
-/// Which instance a request goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BalanceDocument {
-    /// One after the other.
-    #[default]
-    RoundRobin,
-    /// The one with fewer requests in flight, of two taken at random.
-    LeastRequest,
 }
 
 /// Asking each instance whether it is well: `GET path`, 2xx is well.

@@ -107,12 +107,13 @@ impl Upstream {
         if let Some(budget) = &self.budget {
             budget.request(now_ns());
         }
+        let key = self.balance.key(caller, &message.head);
         let mut tries = 0;
         // The place of a request that is repeated, until its answer begins.
         let mut place = None;
         let mut last = UpstreamError::NoEndpoint;
         loop {
-            let Some(endpoint) = self.balance.pick(&self.endpoints, tried) else {
+            let Some(endpoint) = self.balance.pick(&self.endpoints, tried, key) else {
                 return Err(CallFailed { error: last, endpoint: tried.last.clone() });
             };
             tried.add(&endpoint);

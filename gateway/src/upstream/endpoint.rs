@@ -11,7 +11,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::Ejection;
+use super::{Ejection, affinity};
 use crate::{clock::now_ns, in_flight::InFlightGuard};
 
 /// Ejections in a row that make each longer than the one before.
@@ -36,6 +36,8 @@ pub struct Endpoint {
     pub id: u64,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Of its address, for keys that belong to it.
+    pub(super) hash: u64,
     in_flight: AtomicU32,
     /// How many were sent here, for metrics.
     requests_total: AtomicU64,
@@ -65,6 +67,7 @@ impl Endpoint {
         static IDS: AtomicU64 = AtomicU64::new(0);
         Self {
             id: IDS.fetch_add(1, Relaxed),
+            hash: affinity::hash(address.to_string().as_bytes()),
             address,
             in_flight: AtomicU32::new(0),
             requests_total: AtomicU64::new(0),

@@ -158,7 +158,7 @@ impl Curl {
 
 fn document(upstream: &str, route: &str, more: &str) -> String {
     format!(
-        "listen: ['127.0.0.1:0']\nworkers: 2\naccess_log: off\n{more}\n\
+        "listen: ['127.0.0.1:0']\nworkers: 2\naccess_log: \"off\"\n{more}\n\
          upstreams: {{ all: {{ {upstream} }} }}\n\
          routes: [{{ name: all, path: '/{{*rest}}', authenticate: [anonymous], upstream: all, {route} }}]\n"
     )

@@ -1,0 +1,46 @@
+//! Which instance answers.
+
+use std::collections::BTreeSet;
+
+use crate::stage::{Origin, Stage, findings};
+
+#[test]
+fn requests_of_a_key_meet_the_same_instance_through_every_gateway() {
+    let origins = ["a", "b", "c"].map(Origin::start);
+    let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let reversed: Vec<_> = endpoints.iter().rev().copied().collect();
+    for (key, header) in [("header:x-user", "x-user: "), ("cookie:sid", "cookie: other=1; sid=")] {
+        let balance = format!("balance: {{ consistent-hash: {{ key: '{key}' }} }}");
+        let (one, two) = (Stage::set(&endpoints, &balance, ""), Stage::set(&reversed, &balance, ""));
+        let mut names = BTreeSet::new();
+        for user in 0..12 {
+            let header = format!("{header}{user}");
+            let ask = |stage: &Stage| stage.curl(&["-H", &header], "/x").answer().body;
+            let name = ask(&one);
+            assert_eq!([ask(&one), ask(&two)], [name.clone(), name.clone()]);
+            names.insert(name);
+        }
+        assert!(names.len() > 1, "not all to one");
+    }
+    let stage = Stage::set(&endpoints, "balance: { consistent-hash: { key: path } }", "");
+    let ask = |path: &str| stage.curl(&[], path).answer().body;
+    assert_eq!(ask("/one?a"), ask("/one?b"));
+    let stage = Stage::set(&endpoints, "balance: { consistent-hash: { key: address } }", "");
+    assert_eq!(stage.get().body, stage.get().body);
+    let stage = Stage::set(&endpoints, "balance: { consistent-hash: { key: 'header:x-user' } }", "");
+    let spread: BTreeSet<_> = (0..3).map(|_| stage.get().body).collect();
+    assert_eq!(spread.len(), 3, "requests without the key");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    for (balance, rule) in [
+        ("{ consistent-hash: { key: user } }", "header:NAME, cookie:NAME, address or path"),
+        ("{ consistent-hash: { key: path, load: 0.5 } }", "load 0.5 is not from 1 to 10"),
+        ("{ consistent-hash: {} }", "key"),
+        ("random", "random"),
+    ] {
+        let found = findings(&format!("endpoints: ['127.0.0.1:1'], balance: {balance}"), "");
+        assert!(found.contains(rule), "{balance}: {found}");
+    }
+}
