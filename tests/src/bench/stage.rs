@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -84,7 +85,7 @@ pub struct Stage {
     ifindex: u32,
     cpus: usize,
     /// As the engine built them: every service's slots settled.
-    tables: HashMap<ServiceKey, (u32, Vec<Slot>)>,
+    tables: HashMap<ServiceKey, (u32, Arc<Vec<Slot>>)>,
     slots: HashMap<ServiceKey, SlotState>,
     remembered: Option<(Offer, Family, u32)>,
     /// Flows that are in the table, but over.
@@ -258,7 +259,7 @@ impl Stage {
             };
             let slots = match state {
                 SlotState::Settled => settled.clone(),
-                SlotState::Moving | SlotState::Pinned => (0..settled.len()).map(moved).collect(),
+                SlotState::Moving | SlotState::Pinned => Arc::new((0..settled.len()).map(moved).collect()),
             };
             self.engine.datapath_mut().apply(&Change::WriteSlots(*start, slots))?;
             self.slots.insert(key, state);

@@ -2,6 +2,7 @@
 
 use std::{
     hint::black_box,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -96,7 +97,7 @@ impl Row {
         let now = monotonic_seconds();
         let mut times = Vec::new();
         for _ in 0..rounds.max(1) {
-            let swap = Change::WriteSlots(0, before.clone());
+            let swap = Change::WriteSlots(0, Arc::new(before.clone()));
             let started = Instant::now();
             match self.work {
                 Work::Build => drop(black_box(maglev::build(black_box(&candidates), self.slots))),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -151,7 +152,7 @@ impl Kernel {
         changes.extend(contents.backends.iter().map(|(id, entry)| Change::PutBackend(*id, *entry)));
         changes.extend(contents.replies.iter().map(|(key, entry)| Change::PutReply(*key, *entry)));
         for (key, service, slots) in &contents.services {
-            changes.push(Change::WriteSlots(service.slots_start, slots.clone()));
+            changes.push(Change::WriteSlots(service.slots_start, Arc::new(slots.clone())));
             changes.push(Change::PutService(*key, *service));
         }
         changes.extend(

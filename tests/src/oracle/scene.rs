@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use lb_common::{BackendId, Features, Flow, FlowState, QuicScheme, Settings, Slot, SlotState, hash::tag};
@@ -113,7 +114,7 @@ impl Scene {
                 last_port: wanted.last_port,
                 id: known.entry.id,
                 settings: wanted.settings,
-                slots: known.slots.clone(),
+                slots: known.slots.to_vec(),
                 fragments: wanted.fragments,
                 answers_arp: wanted.answer_arp,
                 answers_echo: wanted.answer_echo,
@@ -152,7 +153,7 @@ impl Scene {
                 *slot = Slot::new(BackendId(current), BackendId(previous), state, now.wrapping_sub(ago));
             }
             let start = self.host.installed().services[&self.world.services[index].key].entry.slots_start;
-            self.host.datapath_mut().apply(&Change::WriteSlots(start, slots.clone()))?;
+            self.host.datapath_mut().apply(&Change::WriteSlots(start, Arc::new(slots.clone())))?;
             self.world.services[index].slots = slots;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Arranges the tables for a row, runs its packet and compares everything that it says.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
@@ -212,7 +212,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
     let installed = lane.engine().installed().services[&service.key()].clone();
     let flows = lane.engine().datapath().flows()?;
     let mut changes = vec![Change::DeleteFlows(flows)];
-    let mut slots = installed.slots.clone();
+    let mut slots = installed.slots.to_vec();
     let mut entry = loads::terms(row, installed.entry);
     let mut backends: Vec<(Who, BackendId, Backend)> = Vec::new();
     for &who in backends_of(service) {
@@ -280,7 +280,7 @@ fn arrange(lane: &mut impl Lane, row: &Row) -> Result<usize> {
         }
     }
     changes.extend(backends.into_iter().map(|(_, id, entry)| Change::PutBackend(id, entry)));
-    changes.push(Change::WriteSlots(installed.entry.slots_start, slots));
+    changes.push(Change::WriteSlots(installed.entry.slots_start, Arc::new(slots)));
     changes.push(Change::PutService(service.key(), entry));
     changes.push(Change::PutSettings(program));
     let replies = lane.engine().installed().replies.clone();
