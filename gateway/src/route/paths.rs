@@ -64,7 +64,7 @@ struct Node {
 
 enum Texts {
     Few(Vec<(Box<str>, u32)>),
-    Many(Box<HashMap<Box<str>, u32>>),
+    Many(HashMap<Box<str>, u32>),
 }
 
 /// What a search found.
@@ -320,7 +320,7 @@ impl Texts {
             }
             Self::Few(few) => {
                 let many = few.drain(..).chain([(text.into(), next)]).collect();
-                *self = Self::Many(Box::new(many));
+                *self = Self::Many(many);
             }
             Self::Many(many) => drop(many.insert(text.into(), next)),
         }
