@@ -86,12 +86,12 @@ impl Balance {
 }
 
 /// The instance that fits the key best, of those that have less than `load` times the mean of the requests in flight.
-fn best_fit<'e>(
-    endpoints: &'e [Arc<Endpoint>],
+fn best_fit(
+    endpoints: &[Arc<Endpoint>],
     key: u64,
     load: f64,
     usable: impl Fn(&Endpoint) -> bool,
-) -> Option<&'e Arc<Endpoint>> {
+) -> Option<&Arc<Endpoint>> {
     let usable = || endpoints.iter().filter(|endpoint| usable(endpoint));
     let (count, in_flight) =
         usable().fold((0_u32, 0_u32), |(count, sum), endpoint| (count + 1, sum + endpoint.in_flight()));
