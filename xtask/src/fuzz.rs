@@ -16,7 +16,8 @@ use crate::workspace;
 ///
 /// diff: random packets through the packet path, on the host and in the kernel, each judged by an oracle that shares
 /// none of its code. mutants: plants the bugs of tests/mutants one by one, and says after how many packets each is
-/// found. Anything else is a target of libFuzzer in fuzz/: parser, icmp, quic, api, config, gateway.
+/// found. Anything else is a target of libFuzzer in fuzz/: parser, icmp, quic, api,
+/// config, gateway, screen, path, proxy_protocol.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask fuzz diff                         ten million packets\n  \
