@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow};
 
 use crate::build_ebpf;
 use crate::host;
+use crate::python::{self, List};
 use crate::setup::{self, Needs};
 use crate::step::{describe, shown, step};
 use crate::workspace::{self, Profile};
@@ -22,7 +23,8 @@ const SHORT_ROUND: &str = "nat ipv4 moving";
 /// the measuring itself costs. forward: packets per second over virtual cables on one core, beside the kernel's own
 /// forwarding and nftables. table: what a service's table takes to build, change, grow and swap. scale: has
 /// a controller with 10,000 services take orders and start. gateway: loads the
-/// gateway, nginx and HAProxy in turn over loopback, on a core of their own in a namespace of their own. Close other
+/// gateway, nginx, HAProxy, Envoy, Traefik and Caddy in turn over loopback, on a core of their own in a namespace of
+/// their own. Close other
 /// programs first: the numbers are nanoseconds and microseconds.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -31,7 +33,7 @@ const SHORT_ROUND: &str = "nat ipv4 moving";
     cargo xtask bench forward                  beside kernel forwarding and nftables, seven minutes\n  \
     cargo xtask bench table                    a minute after a release build\n  \
     cargo xtask bench scale                    ten minutes after a release build\n  \
-    cargo xtask bench gateway                  beside nginx and HAProxy, five minutes\n\n\
+    cargo xtask bench gateway                  beside five other proxies, twenty minutes\n\n\
     What follows `--` goes to the measuring program as it is: cargo xtask bench xdp -- --help")]
 pub struct Args {
     /// What to measure
@@ -58,7 +60,7 @@ enum What {
     Table,
     /// The controller with 10,000 services: orders until the first packet, and starts
     Scale,
-    /// The gateway beside nginx and HAProxy, one row per proxy and kind of work
+    /// The gateway beside other proxies, one row per proxy and kind of work
     Gateway,
 }
 
@@ -136,5 +138,6 @@ fn built_for_requests(profile: Profile) -> Result<Command> {
     let built = step("build", || workspace::build(Profile::Dev, &["-p", "tests", "--bin", "bench_gateway"]))?;
     let mut command = Command::new(built.executable("bench_gateway")?);
     command.arg("--gateway").arg(gateway.executable("gateway")?);
+    command.arg("--venv").arg(python::ensure(List::Proxies)?);
     Ok(command)
 }

@@ -1,9 +1,11 @@
-//! Keys and tokens: what clients send, and what the configurations know of it. Made afresh for each run.
+//! Keys, tokens and the certificate: what clients send or ask, and what the configurations know of it. Made afresh for
+//! each run.
 
 use std::{
     fmt::Write as _,
     fs,
     path::Path,
+    process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +18,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::json;
 
 use super::row::Work;
+use crate::netns::run;
 
+/// The large answer.
+const LARGE_BYTES: usize = 64 << 10;
 /// How many clients there are, each with a key and a token.
 const CLIENTS: u32 = 64;
 /// Header lines with API keys, in the bench's folder.
@@ -31,7 +36,7 @@ const TOKEN_SECONDS: u64 = 24 * 3_600;
 /// The file with the header lines that this work's requests carry, if they carry any.
 pub const fn header_lines(work: Work) -> Option<&'static str> {
     match work {
-        Work::Plain | Work::Composition => None,
+        Work::Plain | Work::Large | Work::Tls | Work::Composition => None,
         Work::KeyLimit => Some(KEY_LINES),
         Work::KeyLimitJwt => Some(TOKEN_LINES),
     }
@@ -58,7 +63,31 @@ pub fn write(folder: &Path) -> Result<()> {
     put(folder, KEY_LINES, &lines)?;
     let ours = fs::read_to_string(folder.join("gateway.yaml")).context("gateway.yaml")?;
     put(folder, "gateway.yaml", &(ours + &digests))?;
-    write_tokens(folder)
+    write_tokens(folder)?;
+    write_certificate(folder)?;
+    put(folder, "large", &"0123456789abcdef".repeat(LARGE_BYTES / 16))
+}
+
+/// A P-256 key, as most servers have today; HAProxy wants it in the file of the certificate.
+fn write_certificate(folder: &Path) -> Result<()> {
+    run(Command::new("openssl")
+        .current_dir(folder)
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=bench.example", "-addext", "subjectAltName=DNS:bench.example"])
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"]))?;
+    let both = ["certificate.pem", "key.pem"].map(|file| fs::read_to_string(folder.join(file)));
+    let [certificate, key] = both;
+    put(folder, "bench.pem", &(certificate? + &key?))
 }
 
 fn write_tokens(folder: &Path) -> Result<()> {

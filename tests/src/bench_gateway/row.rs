@@ -9,6 +9,12 @@ pub enum Proxy {
     Nginx,
     /// HAProxy.
     Haproxy,
+    /// Envoy.
+    Envoy,
+    /// Traefik.
+    Traefik,
+    /// Caddy.
+    Caddy,
 }
 
 /// What it does to a request.
@@ -16,6 +22,10 @@ pub enum Proxy {
 pub enum Work {
     /// Hands it on.
     Plain,
+    /// Hands on an answer of 64 KiB.
+    Large,
+    /// As [`Self::Plain`], by TLS 1.3.
+    Tls,
     /// Knows the client by an API key and counts its requests.
     KeyLimit,
     /// As [`Self::KeyLimit`], and verifies an ES256 token.
@@ -35,7 +45,8 @@ pub struct Row {
 
 impl Proxy {
     /// All of them; ours first.
-    pub const ALL: [Self; 3] = [Self::Portcullis, Self::Nginx, Self::Haproxy];
+    pub const ALL: [Self; 6] =
+        [Self::Portcullis, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Traefik, Self::Caddy];
 
     /// Its name in the rows.
     pub const fn name(self) -> &'static str {
@@ -43,26 +54,33 @@ impl Proxy {
             Self::Portcullis => "portcullis",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Traefik => "traefik",
+            Self::Caddy => "caddy",
         }
     }
 
-    /// Whether it can do this work by its configuration alone.
+    /// Whether it is configured for this work; not all can do it by configuration alone.
     const fn can(self, work: Work) -> bool {
         match (self, work) {
-            (Self::Portcullis, _) | (_, Work::Plain | Work::KeyLimit) => true,
-            (Self::Nginx | Self::Haproxy, Work::KeyLimitJwt | Work::Composition) => false,
+            (Self::Portcullis, _) | (_, Work::Plain | Work::Large | Work::Tls) => true,
+            (Self::Nginx | Self::Haproxy, Work::KeyLimit) => true,
+            (_, Work::KeyLimit | Work::KeyLimitJwt | Work::Composition) => false,
         }
     }
 }
 
 impl Work {
     /// All kinds, the lightest first.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::KeyLimit, Self::KeyLimitJwt, Self::Composition];
+    pub const ALL: [Self; 6] =
+        [Self::Plain, Self::Large, Self::Tls, Self::KeyLimit, Self::KeyLimitJwt, Self::Composition];
 
     /// Its name in the rows.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain proxy",
+            Self::Large => "64 KiB",
+            Self::Tls => "tls",
             Self::KeyLimit => "key + limit",
             Self::KeyLimitJwt => "key + limit + jwt",
             Self::Composition => "composition of three",
@@ -72,7 +90,7 @@ impl Work {
     /// How many requests reach the origin for one of a client.
     pub const fn origin_requests(self) -> u64 {
         match self {
-            Self::Plain | Self::KeyLimit | Self::KeyLimitJwt => 1,
+            Self::Plain | Self::Large | Self::Tls | Self::KeyLimit | Self::KeyLimitJwt => 1,
             Self::Composition => 3,
         }
     }
@@ -91,8 +109,10 @@ impl Row {
     pub const fn url(self) -> &'static str {
         match (self.proxy, self.work) {
             (_, Work::Plain) => "http://127.0.0.1:8080/plain",
+            (_, Work::Large) => "http://127.0.0.1:8080/large",
+            (_, Work::Tls) => "https://127.0.0.1:8443/plain",
             (Proxy::Portcullis, Work::KeyLimit) => "http://127.0.0.1:8080/limited",
-            (Proxy::Nginx | Proxy::Haproxy, Work::KeyLimit) => "http://127.0.0.1:8081/limited",
+            (_, Work::KeyLimit) => "http://127.0.0.1:8081/limited",
             (_, Work::KeyLimitJwt) => "http://127.0.0.1:8080/verified",
             (_, Work::Composition) => "http://127.0.0.1:8080/composed",
         }

@@ -4,7 +4,6 @@
 use std::{
     ffi::OsStr,
     fs,
-    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -28,9 +27,10 @@ use crate::{
 
 /// As `examples/bench/origin.conf` has them.
 const ORIGIN: &str = "http://127.0.0.1:9000/";
+const ORIGIN_LARGE: &str = "http://127.0.0.1:9000/large";
 const ORIGIN_STATUS: &str = "http://127.0.0.1:9001/";
-/// Where each proxy listens.
-const PROXY: (&str, u16) = ("127.0.0.1", 8080);
+/// What each proxy hands on.
+const PLAIN: &str = "http://127.0.0.1:8080/plain";
 /// Enough for pools, caches and branch predictors.
 const WARM_UP_SECONDS: u32 = 1;
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -56,16 +56,21 @@ pub struct Stage {
     namespace: Namespace,
     cores: Cores,
     gateway: Option<PathBuf>,
+    venv: Option<PathBuf>,
 }
 
 impl Stage {
-    /// Makes everything but the proxies; `gateway` is our program.
-    pub fn build(gateway: Option<PathBuf>) -> Result<Self> {
+    /// Makes everything but the proxies; `gateway` is our program, `venv` has those that Debian has not.
+    pub fn build(gateway: Option<PathBuf>, venv: Option<PathBuf>) -> Result<Self> {
         // SAFETY: takes nothing and cannot fail.
         ensure!(unsafe { libc::geteuid() } == 0, "it makes a network namespace: run it as root");
-        for (tool, package) in
-            [("nginx", "nginx-light"), ("haproxy", "haproxy"), ("wrk", "wrk"), ("curl", "curl")]
-        {
+        for (tool, package) in [
+            ("nginx", "nginx-light"),
+            ("haproxy", "haproxy"),
+            ("wrk", "wrk"),
+            ("curl", "curl"),
+            ("openssl", "openssl"),
+        ] {
             ensure!(is_installed(tool), "`{tool}` is not installed: apt-get install {package}");
         }
         sweep();
@@ -88,7 +93,7 @@ impl Stage {
         cpu::pin(&mut command, cores.others);
         let mut origin = Process::start(command, "the origin", &folder.path().join("origin.log"))?;
         origin.ready(START_LIMIT, || ask::<&str>(&namespace, ORIGIN, &[]))?;
-        Ok(Self { origin, folder, namespace, cores, gateway })
+        Ok(Self { origin, folder, namespace, cores, gateway, venv })
     }
 
     /// Which cores are used.
@@ -105,7 +110,7 @@ impl Stage {
         outcome
     }
 
-    /// Starts a proxy; done when it accepts.
+    /// Starts a proxy; done when it hands a request on.
     fn start(&self, proxy: Proxy) -> Result<Process> {
         let folder = self.folder.path();
         let mut command = match proxy {
@@ -125,14 +130,42 @@ impl Stage {
                 command.arg("-db").arg("-C").arg(folder).args(["-f", "haproxy.cfg"]);
                 command
             }
+            Proxy::Envoy => {
+                let mut command = self.from_python("envoy")?;
+                command.args(["-c", "envoy.yaml", "--concurrency", "1", "--log-level", "error"]);
+                command.arg("--disable-hot-restart");
+                command
+            }
+            Proxy::Traefik => {
+                let mut command = self.from_python("traefik")?;
+                command.arg("--configfile=traefik.yaml");
+                command
+            }
+            Proxy::Caddy => {
+                let mut command = self.from_python("caddy")?;
+                command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
+                command
+            }
         };
         cpu::pin(&mut command, self.cores.proxy);
         let log = folder.join(format!("{}.log", proxy.name()));
         let mut process = Process::start(command, proxy.name(), &log)?;
+        // Traefik listens before it knows its routes.
         process.ready(START_LIMIT, || {
-            Ok(self.namespace.enter(|| TcpStream::connect(PROXY))?.map(|_connection| ())?)
+            let answer = ask::<&str>(&self.namespace, PLAIN, &[])?;
+            ensure!(answer.status == 200, "it answers {}", answer.status);
+            Ok(())
         })?;
         Ok(process)
+    }
+
+    /// A program from Python's environment, with one thread for the one core where it is Go's.
+    fn from_python(&self, program: &str) -> Result<Command> {
+        let venv =
+            self.venv.as_ref().with_context(|| format!("{program} was not installed: give --venv FOLDER"))?;
+        let mut command = self.namespace.command(venv.join("bin").join(program));
+        command.current_dir(self.folder.path()).env("GOMAXPROCS", "1").env("HOME", self.folder.path());
+        Ok(command)
     }
 
     /// One request of each kind, refused ones included.
@@ -148,7 +181,7 @@ impl Stage {
             .transpose()?;
         let headers: Vec<&str> = line.iter().map(String::as_str).collect();
         match row.work {
-            Work::Plain | Work::Composition => {}
+            Work::Plain | Work::Large | Work::Tls | Work::Composition => {}
             Work::KeyLimit => {
                 refused(&[])?;
                 refused(&["X-Api-Key: unknown"])?;
@@ -167,7 +200,8 @@ impl Stage {
         if row.proxy == Proxy::Portcullis && counts {
             ensure!(answer.head.contains("\nratelimit"), "no limit was asked: {}", answer.head);
         }
-        let origin = load::ask::<&str>(&self.namespace, ORIGIN, &[])?;
+        let asked = if row.work == Work::Large { ORIGIN_LARGE } else { ORIGIN };
+        let origin = load::ask::<&str>(&self.namespace, asked, &[])?;
         ensure!(answer.body == origin.body, "it answers {:?}, its origin {:?}", answer.body, origin.body);
         Ok(())
     }

@@ -9,12 +9,15 @@ use tests::{
     bench_gateway::{report, row::Row, stage::Stage},
 };
 
-/// Measure what a request costs at the gateway, at nginx and at HAProxy.
+/// Measure what a request costs at the gateway and at other proxies.
 #[derive(Parser)]
 struct Args {
     /// Our gateway's program
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
+    /// Python's environment with the proxies that Debian has not
+    #[arg(long, value_name = "FOLDER")]
+    venv: Option<PathBuf>,
     /// Also write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let wanted = |row: &Row| row.name().contains(&args.filter);
     ensure!(Row::round(0).iter().any(wanted), "no row's \"proxy row\" contains {:?}", args.filter);
-    let stage = Stage::build(args.gateway.clone())?;
+    let stage = Stage::build(args.gateway.clone(), args.venv.clone())?;
     let cores = stage.cores();
     eprintln!("the proxy on core {}, origin and clients on core {}", cores.proxy, cores.others);
 
