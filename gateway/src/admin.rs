@@ -72,7 +72,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let upstreams = snapshot.upstreams.iter().map(|(name, upstream)| {
         let endpoints = upstream.endpoints.iter().map(|endpoint| {
             json!({
-                "address": endpoint.address,
+                "address": endpoint.address.to_string(),
                 "health": format!("{:?}", endpoint.health()).to_lowercase(),
                 "ejected": endpoint.is_ejected(crate::clock::now_ns()),
                 "in_flight": endpoint.in_flight(),

@@ -30,6 +30,7 @@ pub enum ClientBody {
 pub struct Body {
     kind: Kind,
     closing: Option<Closing>,
+    trailers: bool,
 }
 
 enum Kind {
@@ -42,22 +43,22 @@ enum Kind {
 impl Body {
     /// Nothing.
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty, closing: None }
+        Self { kind: Kind::Empty, closing: None, trailers: false }
     }
 
     /// Bytes at hand.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full(Some(bytes.into())), closing: None }
+        Self { kind: Kind::Full(Some(bytes.into())), closing: None, trailers: false }
     }
 
     /// A service's.
     pub fn upstream(body: AnswerBody) -> Self {
-        Self { kind: Kind::Upstream(body), closing: None }
+        Self { kind: Kind::Upstream(body), closing: None, trailers: false }
     }
 
     /// None: another protocol follows.
     pub fn switched(switched: Box<Switched>) -> Self {
-        Self { kind: Kind::Switched(switched), closing: None }
+        Self { kind: Kind::Switched(switched), closing: None, trailers: false }
     }
 
     /// What follows, with the record that its end closes; an answer without a body is left.
@@ -69,6 +70,12 @@ impl Body {
                 None
             }
         }
+    }
+
+    /// Lets trailers through, for clients of HTTP/2. hyper's HTTP/1.1 leaves an answer without an end when it gets
+    /// some that its client did not ask for.
+    pub fn pass_trailers(&mut self) {
+        self.trailers = true;
     }
 
     /// The same, closing a record when it is over.
@@ -121,6 +128,9 @@ impl HttpBody for Body {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Upstream(body) => Pin::new(body).poll_frame(context),
         };
+        if !this.trailers && matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_trailers()) {
+            return Poll::Ready(None);
+        }
         if let Some(closing) = &mut this.closing {
             match &frame {
                 Poll::Ready(Some(Ok(frame))) => {

@@ -9,6 +9,7 @@
 //! | [`listeners`] | addresses, and what is spoken there |
 //! | [`access_log`] | which requests have a line |
 //! | [`traces`] | where spans go |
+//! | [`connect`] | how services are reached: protocol, TLS |
 //! | [`upstreams`] | services and instances |
 //! | [`policies`] | how services are called: repetitions |
 //! | [`routes`] | routes: changes |
@@ -17,6 +18,7 @@
 
 pub mod access_log;
 pub mod actions;
+pub mod connect;
 pub mod listeners;
 pub mod matching;
 pub mod policies;

@@ -5,6 +5,7 @@
 //! | [`document`] | the file as it is written: listeners, limits, times |
 //! | [`listen`] | addresses, and what is spoken there |
 //! | [`access_log`] | lines about requests |
+//! | [`connect`] | how instances are reached: address, protocol, TLS |
 //! | [`upstream`] | services and their instances |
 //! | [`balance`] | which instance a request goes to |
 //! | [`retry`], [`breaker`] | when a request is sent once more, what a service is spared |
@@ -25,6 +26,7 @@ pub mod action;
 pub mod balance;
 pub mod breaker;
 pub mod compose;
+pub mod connect;
 pub mod credentials;
 pub mod document;
 pub mod finding;

@@ -135,6 +135,9 @@ pub enum UpstreamError {
     /// No connection in time.
     #[error("no connection to the service in time")]
     ConnectTimeout,
+    /// No TLS: mostly a certificate that is not believed.
+    #[error("no TLS with the service")]
+    Tls,
     /// The connection broke before the answer.
     #[error("the service broke off")]
     Broken,
@@ -215,6 +218,7 @@ impl UpstreamError {
             Self::CircuitOpen => "circuit_open",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Tls => "tls",
             Self::Broken => "broken",
             Self::Timeout => "timeout",
             Self::TryTimeout => "try_timeout",

@@ -2,7 +2,11 @@
 
 use http::{
     HeaderMap, HeaderName,
-    header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+        CONTENT_TYPE, COOKIE, EXPECT, HOST, LOCATION, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    },
 };
 
 /// Those that are known by name, and `Connection` itself.
@@ -33,6 +37,34 @@ pub fn strip(headers: &mut HeaderMap) {
     for name in found {
         headers.remove(name);
     }
+}
+
+/// Fields of a trailer section that would change how a message is framed, routed, authenticated or read (RFC 9110,
+/// section 6.5.1).
+const FORBIDDEN_IN_TRAILERS: [HeaderName; 14] = [
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    EXPECT,
+    HOST,
+    LOCATION,
+    MAX_FORWARDS,
+    RANGE,
+    SET_COOKIE,
+    WWW_AUTHENTICATE,
+];
+
+/// A trailer section without what does not belong there.
+pub fn trailers(mut trailers: HeaderMap) -> HeaderMap {
+    strip(&mut trailers);
+    for name in FORBIDDEN_IN_TRAILERS {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 /// The headers that `Connection` lists, `close`, `keep-alive` and `Host` left out; rarely any.

@@ -29,7 +29,7 @@ const BUCKETS_US: [u64; 15] = [
 ];
 
 /// Every word that [`Record::reason`] may be, but for a last one that stands for what was forgotten here.
-const REASONS: [&str; 39] = [
+const REASONS: [&str; 40] = [
     "malformed",
     "path",
     "overloaded",
@@ -49,6 +49,7 @@ const REASONS: [&str; 39] = [
     "circuit_open",
     "connect",
     "connect_timeout",
+    "tls",
     "broken",
     "timeout",
     "try_timeout",

@@ -90,6 +90,7 @@ fn upstream(error: UpstreamError) -> (StatusCode, &'static str) {
         }
         UpstreamError::Connect
         | UpstreamError::ConnectTimeout
+        | UpstreamError::Tls
         | UpstreamError::Broken
         | UpstreamError::Protocol
         | UpstreamError::TooLarge

@@ -2,8 +2,10 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`client`] | how services prove who they are, and what is shown to them |
 //! | [`server`] | what clients' listeners show and ask for |
 
+pub mod client;
 pub mod server;
 
 use std::{

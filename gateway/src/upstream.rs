@@ -7,6 +7,7 @@
 //! | [`breaker`] | what a service is spared: bounds, and a circuit that opens |
 //! | [`endpoint`] | one instance: in flight, health, ejection |
 //! | [`balance`], [`affinity`] | which instance is next, which belongs to a key |
+//! | [`connect`] | the way to an instance: socket, TLS |
 //! | [`pool`] | connections that are kept, by each worker its own |
 //! | [`answer`] | the answer's body; puts its connection back when it is over |
 //! | [`outgoing`] | the body that is sent |
@@ -20,6 +21,7 @@ pub mod answer;
 mod attempts;
 pub mod balance;
 pub mod breaker;
+pub mod connect;
 pub mod counters;
 pub mod endpoint;
 pub mod health;
@@ -33,7 +35,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use tokio::time::Instant;
 
-pub use answer::AnswerBody;
+pub use answer::{AnswerBody, AnswerStream};
+use connect::Connector;
 pub use endpoint::Endpoint;
 pub use outgoing::Outgoing;
 
@@ -53,6 +56,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// `Host` that is sent instead of the client's.
     pub host: Option<HeaderValue>,
+    /// How its instances are reached.
+    pub connector: Arc<Connector>,
     /// How its connections are kept.
     pub pool: PoolSettings,
     /// When an instance is left out.
@@ -78,8 +83,14 @@ pub struct Upstream {
 /// How connections are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Idle ones to one instance, by one worker.
+    /// Idle ones to one instance, by one worker, HTTP/1.1.
     pub idle_max: usize,
+    /// Requests at the same time on one, HTTP/2.
+    pub streams_max: usize,
+    /// Those to one instance, by one worker, HTTP/2.
+    pub connections_max: usize,
+    /// Between two questions whether one is alive, HTTP/2.
+    pub ping: Option<Duration>,
     /// Without a request.
     pub idle_timeout: Duration,
     /// Age after which none serves again.
@@ -183,5 +194,12 @@ impl<'a> Caller<'a> {
             retry: admitted.routed.route.retry.as_ref(),
             deadline,
         }
+    }
+}
+
+impl From<Request<Outgoing>> for Message {
+    fn from(request: Request<Outgoing>) -> Self {
+        let (parts, body) = request.into_parts();
+        Self { head: Head { method: parts.method, target: parts.uri, headers: parts.headers }, body }
     }
 }

@@ -108,6 +108,9 @@ pub(super) async fn serve(
         respond::respond(&shared, record, Err(Refusal::Internal))
     });
     *response.version_mut() = version;
+    if version == Version::HTTP_2 {
+        response.body_mut().pass_trailers();
+    }
     Ok(response)
 }
 

@@ -37,7 +37,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, now: SystemTime, choice:
         line.text(Field::Certificate, &certificate.subject);
     }
     if let Some(endpoint) = &record.endpoint {
-        line.shown(Field::Upstream, endpoint.address);
+        line.shown(Field::Upstream, &endpoint.address);
     }
     line.number(Field::Bytes, record.bytes);
     if record.received > 0 {

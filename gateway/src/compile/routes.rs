@@ -13,6 +13,7 @@ use crate::{
     authorise::Scopes,
     config::{
         Document, Findings, Spanned,
+        connect::Protocol,
         route::{HeadersDocument, RequestDocument, ResponseDocument, RouteDocument},
     },
     in_flight::InFlight,
@@ -129,6 +130,15 @@ fn upgrades(
     let first = route.upgrades.first()?;
     if route.compose.is_some() {
         scene.error(first, "upgrades", "a composed answer cannot switch protocols");
+    }
+    let speaks_http2 = |name: &Spanned<String>| {
+        parts
+            .upstreams
+            .get(&name.value)
+            .is_some_and(|upstream| upstream.connector.protocol == Protocol::Http2)
+    };
+    if route.upstream.as_ref().is_some_and(speaks_http2) {
+        scene.error(first, "upgrades", "a service that speaks http2 cannot switch protocols");
     }
     let mut protocols = Vec::new();
     for written in &route.upgrades {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use http::{HeaderValue, uri::PathAndQuery};
 
-use super::{Context, policies};
+use super::{Context, connect, policies};
 use crate::{
     config::{
         Document, Findings,
@@ -12,6 +12,11 @@ use crate::{
     },
     upstream::{Ejection, Endpoint, HealthSettings, PoolSettings, Upstream, balance::Balance, retry::Retry},
 };
+
+/// Requests on one HTTP/2 connection: what most servers take.
+const STREAMS_MAX: usize = 100;
+/// HTTP/2 connections of one worker to one instance.
+const CONNECTIONS_MAX: usize = 8;
 
 /// All services by name.
 pub fn compile(
@@ -23,7 +28,7 @@ pub fn compile(
     for (name, written) in &document.upstreams {
         let field = format!("upstreams.{name}");
         let previous = context.previous.and_then(|previous| previous.upstreams.get(name));
-        let upstream = upstream(name, &field, &written.value, document, previous, findings);
+        let upstream = upstream(name, &field, &written.value, document, context, previous, findings);
         upstreams.insert(name.clone(), Arc::new(upstream));
     }
     upstreams
@@ -34,6 +39,7 @@ fn upstream(
     field: &str,
     written: &UpstreamDocument,
     document: &Document,
+    context: Context<'_>,
     previous: Option<&Arc<Upstream>>,
     findings: &mut Findings,
 ) -> Upstream {
@@ -55,14 +61,25 @@ fn upstream(
     if written.pool.max_age.0.is_zero() || written.connect_timeout.0.is_zero() {
         findings.error(&written.endpoints, field, "pool.max_age and connect_timeout are longer than 0s");
     }
+    let (streams_max, connections_max) = connect::multiplexing(field, written, findings);
     // A checker asks as it was told when it began: other questions need other endpoints.
-    let same_questions = previous.filter(|previous| previous.health == health && previous.host == host);
+    let connector = connect::compile(
+        field,
+        written,
+        host.as_ref(),
+        context,
+        previous.map(|previous| &previous.connector),
+        findings,
+    );
+    let same_questions = previous.filter(|previous| {
+        previous.health == health && previous.host == host && previous.connector.id == connector.id
+    });
     let endpoints = written.endpoints.value.iter().map(|address| {
         let known = |upstream: &Arc<Upstream>| {
             upstream.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned()
         };
         same_questions.and_then(known).unwrap_or_else(|| {
-            let endpoint = Endpoint::new(*address);
+            let endpoint = Endpoint::new(address.clone());
             if let Some(before) = previous.and_then(known).filter(|_| health.is_some()) {
                 endpoint.set_health(before.health());
             }
@@ -89,8 +106,12 @@ fn upstream(
         endpoints: endpoints.collect(),
         balance: Balance::new(written.balance.clone()),
         host,
+        connector,
         pool: PoolSettings {
             idle_max: usize::from(written.pool.idle_max),
+            streams_max: streams_max.unwrap_or(STREAMS_MAX),
+            connections_max: connections_max.unwrap_or(CONNECTIONS_MAX),
+            ping: written.pool.ping.as_ref().map(|ping| ping.value.0),
             idle_timeout: written.pool.idle_timeout.0,
             max_age: written.pool.max_age.0,
         },

@@ -1,18 +1,28 @@
 //! Services as they are written: where their instances are, which one is taken, how connections are kept. Pure.
 
-use std::net::SocketAddr;
-
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{balance::BalanceDocument, breaker::BreakerDocument, retry::RetryDocument, units::Duration};
+use super::{
+    balance::BalanceDocument,
+    breaker::BreakerDocument,
+    connect::{Address, Protocol, UpstreamTlsDocument},
+    retry::RetryDocument,
+    units::Duration,
+};
 
 /// A service: endpoints that answer alike.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamDocument {
-    /// Where its instances listen, HTTP/1.1.
-    pub endpoints: Spanned<Vec<SocketAddr>>,
+    /// Where its instances listen: `10.0.0.1:8080` or `unix:/run/service.sock`.
+    pub endpoints: Spanned<Vec<Address>>,
+    /// What they speak.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// TLS with them; not by default.
+    #[serde(default)]
+    pub tls: Option<Spanned<UpstreamTlsDocument>>,
     /// Which instance a request goes to.
     #[serde(default)]
     pub balance: BalanceDocument,
@@ -82,8 +92,15 @@ impl Default for EjectionDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolDocument {
-    /// Idle connections to one instance.
+    /// Idle connections to one instance, HTTP/1.1.
     pub idle_max: u16,
+    /// Requests at the same time on one connection, HTTP/2, if the instance takes so many; 100 by default.
+    pub streams_max: Option<Spanned<u16>>,
+    /// Connections to one instance, HTTP/2; 8 by default. When all are full, requests wait until one has ended.
+    pub connections_max: Option<Spanned<u16>>,
+    /// A connection with requests in flight is asked so often whether it is alive, HTTP/2, and given up when it does
+    /// not answer for as long. Not by default: some services take it amiss.
+    pub ping: Option<Spanned<Duration>>,
     /// Without a request.
     pub idle_timeout: Duration,
     /// A connection's age after which it serves no further request. Where the endpoint is a virtual address,
@@ -93,7 +110,14 @@ pub struct PoolDocument {
 
 impl Default for PoolDocument {
     fn default() -> Self {
-        Self { idle_max: 128, idle_timeout: Duration::s(30), max_age: Duration::s(60) }
+        Self {
+            idle_max: 128,
+            streams_max: None,
+            connections_max: None,
+            ping: None,
+            idle_timeout: Duration::s(30),
+            max_age: Duration::s(60),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::{
     Upstream,
     endpoint::InFlightOn,
-    pool::{self, Connection},
+    pool::{self, Connection, stream::StreamAnswer},
 };
 use crate::in_flight::InFlightGuard;
 
@@ -28,9 +28,17 @@ const UNUSED_BYTES_MAX: u64 = 16 << 10;
 /// How long that may take; a new connection is cheaper than more.
 const UNUSED_TIME_MAX: Duration = Duration::from_millis(50);
 
+/// An answer's body as its protocol brings it.
+pub enum AnswerStream {
+    /// HTTP/1.1.
+    Http1(Incoming),
+    /// HTTP/2.
+    Http2(Box<StreamAnswer>),
+}
+
 /// An answer's body.
 pub struct AnswerBody {
-    incoming: Incoming,
+    incoming: AnswerStream,
     connection: Option<Connection>,
     upstream: Arc<Upstream>,
     /// Runs while nothing comes.
@@ -49,7 +57,7 @@ pub enum BrokeOff {
 
 impl AnswerBody {
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: AnswerStream,
         connection: Connection,
         keeps: bool,
         upstream: Arc<Upstream>,
@@ -77,6 +85,37 @@ impl AnswerBody {
     }
 }
 
+impl Body for AnswerStream {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        match self.get_mut() {
+            Self::Http1(incoming) => Pin::new(incoming).poll_frame(context).map_err(|_| BrokeOff::Connection),
+            Self::Http2(stream) => {
+                Pin::new(&mut **stream).poll_frame(context).map_err(|_| BrokeOff::Connection)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(stream) => stream.size_hint(),
+        }
+    }
+}
+
 impl Body for AnswerBody {
     type Data = Bytes;
     type Error = BrokeOff;
@@ -98,9 +137,9 @@ impl Body for AnswerBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
                 this.connection = None;
-                Poll::Ready(Some(Err(BrokeOff::Connection)))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => {
                 let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(this.upstream.stall)));

@@ -3,18 +3,17 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    Again, Answer, AnswerBody, CallFailed, Caller, Endpoint, Head, Message, Outgoing, Upstream,
+    Again, Answer, AnswerBody, AnswerStream, CallFailed, Caller, Endpoint, Message, Outgoing, Upstream,
     breaker::Passage,
     endpoint::InFlightOn,
     outgoing::Fate,
-    pool::{self, Connection},
+    pool::{self, Connection, NotAnswered},
     retry::{self, Cause, Retry},
 };
 use crate::{clock::now_ns, error::UpstreamError, in_flight::InFlightGuard};
@@ -119,8 +118,10 @@ impl Upstream {
             tried.add(&endpoint);
             tries += 1;
             let outcome = match retry.per_try_timeout.filter(|_| kept.repeatable) {
-                None => self.attempt(&endpoint, message, tries == 1, kept.repeatable, fate).await,
-                Some(time) => Box::pin(self.bounded_attempt(&endpoint, message, tries == 1, time)).await,
+                None => self.attempt(&endpoint, message, tries == 1, kept.repeatable, fate, again).await,
+                Some(time) => {
+                    Box::pin(self.bounded_attempt(&endpoint, message, tries == 1, time, again)).await
+                }
             };
             let cause = match &outcome {
                 Ok(answer) if retry.on_status(answer.response.status()) => Some(Cause::Status),
@@ -175,8 +176,9 @@ impl Upstream {
         message: &mut Message,
         first: bool,
         time: Duration,
+        again: Again<'_>,
     ) -> Result<Answer, Failure> {
-        match timeout(time, self.attempt(endpoint, message, first, true, None)).await {
+        match timeout(time, self.attempt(endpoint, message, first, true, None, again)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 endpoint.failed(&self.ejection);
@@ -194,9 +196,10 @@ impl Upstream {
         first: bool,
         repeatable: bool,
         fate: Option<&Fate>,
+        again: Again<'_>,
     ) -> Result<Answer, Failure> {
         // A request that meets a kept connection may find it closed by the other end; a new one is surely open.
-        let kept = if first { pool::take(endpoint) } else { None };
+        let kept = if first { pool::take(self, endpoint) } else { None };
         let mut connection = match kept {
             Some(connection) => connection,
             None => match pool::open(self, endpoint).await {
@@ -220,16 +223,24 @@ impl Upstream {
                 }
             },
         };
-        let error = match response {
-            Ok(response) => return Ok(self.answered(endpoint.clone(), response, connection, in_flight)),
-            Err(error) => error,
-        };
-        match lost(error, message) {
-            None => Err(Failure::of(UpstreamError::Connect)),
-            Some(UpstreamError::Broken) if connection.is_used() && repeatable => {
+        match response {
+            Ok(response) => Ok(self.answered(endpoint.clone(), response, connection, in_flight)),
+            Err(NotAnswered::Unsent(request)) => {
+                *message = Message::from(*request);
+                Err(Failure::of(UpstreamError::Connect))
+            }
+            Err(NotAnswered::Refused(body)) => {
+                // As good as never sent.
+                let cause = again().map(|head| {
+                    *message = Message { head, body };
+                    Cause::Connect
+                });
+                Err(Failure { error: UpstreamError::Broken, cause })
+            }
+            Err(NotAnswered::Lost(UpstreamError::Broken)) if connection.is_used() && repeatable => {
                 Err(Failure { error: UpstreamError::Broken, cause: Some(Cause::Stale) })
             }
-            Some(error) => {
+            Err(NotAnswered::Lost(error)) => {
                 if was_sent(fate) {
                     endpoint.failed(&self.ejection);
                 }
@@ -241,7 +252,7 @@ impl Upstream {
     fn answered(
         self: &Arc<Self>,
         endpoint: Arc<Endpoint>,
-        response: Response<Incoming>,
+        response: Response<AnswerStream>,
         connection: Connection,
         in_flight: InFlightOn,
     ) -> Answer {
@@ -338,27 +349,10 @@ async fn first_byte<T>(answer: impl Future<Output = T>, time: Duration, fate: Op
     }
 }
 
-/// Why a request that may have reached the service got no answer; nothing, if it surely did not, and is in `message`
-/// again.
-fn lost(mut error: TrySendError<Request<Outgoing>>, message: &mut Message) -> Option<UpstreamError> {
-    let Some(request) = error.take_message() else { return Some(classify(error.error())) };
-    let (parts, body) = request.into_parts();
-    let head = Head { method: parts.method, target: parts.uri, headers: parts.headers };
-    *message = Message { head, body };
-    None
-}
-
 /// Whether a client did its part. An instance is not to blame for a body that never came, or clients could have
 /// every instance left out.
 fn was_sent(fate: Option<&Fate>) -> bool {
     fate.is_none_or(Fate::is_complete)
-}
-
-fn classify(error: &hyper::Error) -> UpstreamError {
-    match error.is_parse() || error.is_parse_status() {
-        true => UpstreamError::Protocol,
-        false => UpstreamError::Broken,
-    }
 }
 
 fn says_close(headers: &HeaderMap) -> bool {

@@ -111,20 +111,25 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::upstream::Ejection;
     use crate::{
-        config::balance::{ConsistentHashDocument, Load},
-        upstream::affinity::Key,
+        config::{
+            balance::{ConsistentHashDocument, Load},
+            connect::Address,
+        },
+        upstream::{Ejection, affinity::Key},
     };
 
     fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
-        (1..=count).map(|port| Arc::new(Endpoint::new(([127, 0, 0, 1], port).into()))).collect()
+        let at = |port| Address::Tcp(([127, 0, 0, 1], port).into());
+        (1..=count).map(|port| Arc::new(Endpoint::new(at(port)))).collect()
     }
 
     fn ports(balance: &Balance, endpoints: &[Arc<Endpoint>], picks: usize) -> Vec<u16> {
         (0..picks)
-            .filter_map(|_| {
-                balance.pick(endpoints, &Tried::default(), None).map(|endpoint| endpoint.address.port())
+            .filter_map(|_| balance.pick(endpoints, &Tried::default(), None))
+            .filter_map(|endpoint| match &endpoint.address {
+                Address::Tcp(address) => Some(address.port()),
+                Address::Unix(_) => None,
             })
             .collect()
     }

@@ -1,18 +1,15 @@
 //! One instance of a service: what is in flight on it, what health checks say, whether it is left out. Shared by
 //! all workers, and handed on by reloads as long as its upstream and address stay.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use http::StatusCode;
 
 use super::{Ejection, affinity};
-use crate::{clock::now_ns, in_flight::InFlightGuard};
+use crate::{clock::now_ns, config::connect::Address, in_flight::InFlightGuard};
 
 /// Ejections in a row that make each longer than the one before.
 const EJECTIONS_MAX: u32 = 10;
@@ -35,7 +32,7 @@ pub struct Endpoint {
     /// Its number in this process, never given again.
     pub id: u64,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Of its address, for keys that belong to it.
     pub(super) hash: u64,
     in_flight: AtomicU32,
@@ -63,7 +60,7 @@ pub struct InFlightOn {
 
 impl Endpoint {
     /// One of which nothing is known.
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: Address) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         Self {
             id: IDS.fetch_add(1, Relaxed),
@@ -179,7 +176,7 @@ mod tests {
     #[test]
     fn failures_in_a_row_leave_it_out() {
         let ejection = Ejection { failures: 3, duration: Duration::from_secs(60) };
-        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
         endpoint.failed(&ejection);
         endpoint.answered(StatusCode::BAD_GATEWAY, &ejection);
         endpoint.answered(StatusCode::OK, &ejection);
@@ -195,7 +192,7 @@ mod tests {
     #[test]
     fn zero_failures_never_leave_it_out() {
         let ejection = Ejection { failures: 0, duration: Duration::from_secs(60) };
-        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
         for _ in 0..100 {
             endpoint.failed(&ejection);
         }

@@ -7,15 +7,9 @@ use std::{
 };
 
 use http::{Request, header};
-use http_body_util::Empty;
-use hyper::{body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
-use super::{Endpoint, HealthSettings, Upstream, endpoint::Health};
+use super::{Endpoint, HealthSettings, Outgoing, Upstream, connect::Connector, endpoint::Health, pool};
 
 /// Starts a checker for every instance that has none. Called within the background runtime.
 pub fn watch(upstream: &Arc<Upstream>) {
@@ -27,17 +21,24 @@ pub fn watch(upstream: &Arc<Upstream>) {
         }
         // The first questions at once, but not all in the same moment.
         let delay = settings.interval / upstream.endpoints.len() as u32 * index as u32 / 4;
-        tokio::spawn(check(Arc::downgrade(endpoint), settings.clone(), host.clone(), delay));
+        let connector = upstream.connector.clone();
+        tokio::spawn(check(Arc::downgrade(endpoint), connector, settings.clone(), host.clone(), delay));
     }
 }
 
-async fn check(endpoint: Weak<Endpoint>, settings: HealthSettings, host: Option<String>, delay: Duration) {
+async fn check(
+    endpoint: Weak<Endpoint>,
+    connector: Arc<Connector>,
+    settings: HealthSettings,
+    host: Option<String>,
+    delay: Duration,
+) {
     sleep(delay).await;
     let mut streak = Streak::default();
     loop {
         let Some(endpoint) = endpoint.upgrade() else { return };
-        let well =
-            matches!(timeout(settings.timeout, ask(&endpoint, &settings, host.as_deref())).await, Ok(true));
+        let asked = ask(&endpoint, &connector, &settings, host.as_deref());
+        let well = matches!(timeout(settings.timeout, asked).await, Ok(true));
         if let Some(health) = streak.judge(endpoint.health(), well, &settings) {
             tracing::info!(endpoint = %endpoint.address, ?health, "health");
             endpoint.set_health(health);
@@ -47,24 +48,19 @@ async fn check(endpoint: Weak<Endpoint>, settings: HealthSettings, host: Option<
     }
 }
 
-async fn ask(endpoint: &Endpoint, settings: &HealthSettings, host: Option<&str>) -> bool {
-    let Ok(stream) = TcpStream::connect(endpoint.address).await else { return false };
-    let Ok((mut sender, connection)) = http1::handshake(TokioIo::new(stream)).await else { return false };
+async fn ask(
+    endpoint: &Endpoint,
+    connector: &Connector,
+    settings: &HealthSettings,
+    host: Option<&str>,
+) -> bool {
     let address = endpoint.address.to_string();
     let request = Request::get(&settings.path)
         .header(header::HOST, host.unwrap_or(&address))
         .header(header::USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new());
+        .body(Outgoing::Empty);
     let Ok(request) = request else { return false };
-    let exchange =
-        async { sender.send_request(request).await.is_ok_and(|answer| answer.status().is_success()) };
-    tokio::pin!(exchange);
-    tokio::select! {
-        well = &mut exchange => well,
-        // The connection may be over in the moment in which it brings the answer.
-        _ = connection => exchange.await,
-    }
+    pool::ask(connector, endpoint, request).await.is_ok_and(|answer| answer.status().is_success())
 }
 
 /// Answers of one kind in a row.

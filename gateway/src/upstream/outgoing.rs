@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::pipeline::ClientBody;
+use crate::{hop, pipeline::ClientBody};
 
 /// What is sent.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub struct Streamed {
     body: ClientBody,
     left: u64,
     fate: Arc<Fate>,
+    /// Whether its trailers go on.
+    trailers: bool,
 }
 
 /// What became of a client's body, for the one who waits for the answer.
@@ -51,7 +53,7 @@ pub struct BodyEnded;
 impl Outgoing {
     /// The client's body, of at most `limit` bytes.
     pub fn client(body: ClientBody, limit: u64) -> Self {
-        Self::Client(Box::new(Streamed { body, left: limit, fate: Arc::default() }))
+        Self::Client(Box::new(Streamed { body, left: limit, fate: Arc::default(), trailers: false }))
     }
 
     /// Bytes at hand.
@@ -65,6 +67,15 @@ impl Outgoing {
             Self::Client(streamed) => Some(streamed.fate.clone()),
             Self::Empty | Self::Full(_) => None,
         }
+    }
+
+    /// Sends the client's trailers too, for HTTP/2. hyper's HTTP/1.1 leaves a message without an end when it gets
+    /// some that its head does not announce.
+    pub fn with_trailers(mut self) -> Self {
+        if let Self::Client(streamed) = &mut self {
+            streamed.trailers = true;
+        }
+        self
     }
 
     /// Whether there is nothing to send.
@@ -136,8 +147,11 @@ impl Streamed {
             }
         };
         let Some(data) = frame.data_ref() else {
-            // Trailers of a client are not sent on: the service may read headers in them.
-            return Poll::Ready(None);
+            self.fate.0.store(COMPLETE, Relaxed);
+            if !self.trailers {
+                return Poll::Ready(None);
+            }
+            return Poll::Ready(frame.into_trailers().ok().map(hop::trailers).map(Frame::trailers).map(Ok));
         };
         match self.left.checked_sub(data.len() as u64) {
             Some(left) => {

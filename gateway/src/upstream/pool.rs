@@ -1,110 +1,153 @@
 //! Connections to instances that are kept, by each worker its own: no lock, and an answer wakes no other core.
 //!
-//! Bounds: `pool.idle_max` idle connections to an instance, `pool.idle_timeout` without a request, `pool.max_age` in
-//! all. Whoever takes one gets it alone; [`super::AnswerBody`] puts it back when its answer is over.
+//! | module | what |
+//! |---|---|
+//! | [`http1`] | whoever takes a connection has it alone until its answer is over |
+//! | [`http2`] | many requests share a connection, as many as the instance and `pool.streams_max` let |
+//! | [`stream`] | one request on an HTTP/2 connection, there and back |
+//!
+//! Bounds: `pool.idle_max` or `pool.connections_max` connections to an instance, `pool.idle_timeout` without a request,
+//! `pool.max_age` in all.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc, time::Duration};
+pub mod http1;
+pub mod http2;
+pub mod stream;
+
+use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{
-        TrySendError,
-        http1::{self, SendRequest},
-    },
-};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::timeout;
 
-use super::{Endpoint, Outgoing, Upstream};
-use crate::{error::UpstreamError, small_writes::SmallWrites};
+use super::{AnswerStream, Endpoint, Outgoing, Upstream, connect::Connector};
+use crate::{config::connect::Protocol, error::UpstreamError};
 
-thread_local! {
-    static IDLE: RefCell<HashMap<u64, Idle>> = RefCell::default();
+/// What a request is sent on.
+pub enum Connection {
+    /// A connection.
+    Http1(http1::Connection),
+    /// A place on one.
+    Http2(Arc<http2::Place>),
 }
 
-/// Idle connections to one instance, the last one put back last.
-#[derive(Default)]
-struct Idle {
-    connections: Vec<Connection>,
-    idle_timeout: Duration,
-}
-
-/// An open connection.
-pub struct Connection {
-    sender: SendRequest<Outgoing>,
-    endpoint: u64,
-    /// When it serves no further request.
-    retires: Instant,
-    /// When it was put back; never, if it is new.
-    idle_since: Option<Instant>,
+/// Why there is no answer.
+pub enum NotAnswered {
+    /// Nothing was sent: here is the request again.
+    Unsent(Box<Request<Outgoing>>),
+    /// The instance says that it did nothing of it (RFC 9113, section 8.7): the body begins anew.
+    Refused(Outgoing),
+    /// It may have been served.
+    Lost(UpstreamError),
 }
 
 impl Connection {
     /// Whether it served a request before.
     pub fn is_used(&self) -> bool {
-        self.idle_since.is_some()
+        match self {
+            Self::Http1(connection) => connection.is_used(),
+            Self::Http2(place) => place.is_used(),
+        }
     }
 
     /// Waits until it takes a request; mostly it does at once: its task took notice of the last answer's end before
     /// anyone else. An error is told to the request that is sent.
     pub async fn ready(&mut self) {
-        if !self.sender.is_ready() {
-            let _ = self.sender.ready().await;
+        if let Self::Http1(connection) = self {
+            connection.ready().await;
         }
     }
 
-    /// Sends a request; the head of the answer comes later.
+    /// Sends a request and waits for the head of its answer.
     ///
     /// # Errors
-    /// hyper's; it carries the request if nothing of it was sent.
-    pub fn send(
-        &mut self,
-        request: Request<Outgoing>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> + use<> {
-        self.sender.try_send_request(request)
+    /// [`NotAnswered`].
+    pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<AnswerStream>, NotAnswered> {
+        match self {
+            Self::Http1(connection) => connection.send(request).await,
+            Self::Http2(place) => Box::pin(stream::send(place, request)).await,
+        }
     }
 }
 
-/// A kept connection.
-pub fn take(endpoint: &Endpoint) -> Option<Connection> {
-    IDLE.with_borrow_mut(|idle| {
-        let connections = &mut idle.get_mut(&endpoint.id)?.connections;
-        while let Some(connection) = connections.pop() {
-            if !connection.sender.is_closed() {
-                return Some(connection);
-            }
+/// A kept connection with room for a request.
+pub fn take(upstream: &Upstream, endpoint: &Endpoint) -> Option<Connection> {
+    match upstream.connector.protocol {
+        Protocol::Http1 => http1::take(upstream, endpoint).map(Connection::Http1),
+        Protocol::Http2 => http2::take(upstream, endpoint).map(Connection::Http2),
+    }
+}
+
+/// A connection that was surely open a moment ago.
+///
+/// # Errors
+/// [`UpstreamError::Connect`], [`UpstreamError::ConnectTimeout`], [`UpstreamError::Tls`], [`UpstreamError::Protocol`].
+pub async fn open(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
+    let connector = &upstream.connector;
+    if connector.is_plain(endpoint) {
+        let open = timeout(upstream.connect_timeout, http1::open_plain(endpoint));
+        let sender = open.await.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
+        return Ok(Connection::Http1(http1::Connection::new(sender, upstream, endpoint)));
+    }
+    match connector.protocol {
+        Protocol::Http1 => {
+            let open = Box::pin(timeout(upstream.connect_timeout, http1::open(connector, endpoint)));
+            let sender = open.await.unwrap_or(Err(UpstreamError::ConnectTimeout))?;
+            Ok(Connection::Http1(http1::Connection::new(sender, upstream, endpoint)))
         }
-        None
+        Protocol::Http2 => Box::pin(http2::place(upstream, endpoint)).await.map(Connection::Http2),
+    }
+}
+
+/// One request on a connection of its own, which is not kept.
+///
+/// # Errors
+/// [`UpstreamError`].
+pub async fn ask(
+    connector: &Connector,
+    endpoint: &Endpoint,
+    request: Request<Outgoing>,
+) -> Result<Response<AnswerStream>, UpstreamError> {
+    let answer = match connector.protocol {
+        Protocol::Http1 => http1::ask(connector, endpoint, request).await,
+        Protocol::Http2 => {
+            let place = http2::own_place(connector, endpoint).await?;
+            stream::send(&place, request).await
+        }
+    };
+    answer.map_err(|error| match error {
+        NotAnswered::Unsent(_) | NotAnswered::Refused(_) => UpstreamError::Broken,
+        NotAnswered::Lost(error) => error,
     })
 }
 
-/// A new connection.
-///
-/// # Errors
-/// [`UpstreamError::Connect`], [`UpstreamError::ConnectTimeout`].
-pub async fn open(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
-    let stream = match timeout(upstream.connect_timeout, TcpStream::connect(endpoint.address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(_)) => return Err(UpstreamError::Connect),
-        Err(_) => return Err(UpstreamError::ConnectTimeout),
-    };
-    let _ = stream.set_nodelay(true);
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(SmallWrites(stream))).await.map_err(|_| UpstreamError::Connect)?;
-    tokio::spawn(async move {
-        // What goes wrong on it is told to the request that it serves.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Connection {
-        sender,
-        endpoint: endpoint.id,
-        retires: Instant::now() + jittered(upstream.pool.max_age, endpoint.id),
-        idle_since: None,
-    })
+/// Keeps a connection whose answer is over, unless it is too old, closed, or one too many.
+pub fn put_back(upstream: &Upstream, connection: Connection) {
+    match connection {
+        Connection::Http1(connection) => http1::put_back(upstream, connection),
+        // Its place is free when nobody holds it.
+        Connection::Http2(_) => {}
+    }
+}
+
+/// Closes what is idle for too long, too old, or closed by the other end. Each worker calls it once a second.
+pub fn sweep() {
+    http1::sweep();
+    http2::sweep();
+}
+
+/// Idle connections of this worker.
+pub fn idle_count() -> usize {
+    http1::idle_count() + http2::idle_count()
+}
+
+/// Closes every idle connection of this worker.
+pub fn clear() {
+    http1::clear();
+    http2::clear();
+}
+
+/// Which connections a request may use: those to its instance, made in its service's present way.
+fn key(upstream: &Upstream, endpoint: &Endpoint) -> (u64, u64) {
+    (endpoint.id, upstream.connector.id)
 }
 
 /// Up to a tenth less, so that connections opened together do not retire together.
@@ -112,50 +155,3 @@ fn jittered(age: Duration, salt: u64) -> Duration {
     let noise = (crate::clock::now_ns() ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
     age - age / 10 * noise as u32 / 1024
 }
-
-/// Keeps a connection whose answer is over, unless it is too old, closed, or one too many.
-pub fn put_back(upstream: &Upstream, mut connection: Connection) {
-    let now = Instant::now();
-    if connection.sender.is_closed() || now >= connection.retires {
-        return;
-    }
-    connection.idle_since = Some(now);
-    IDLE.with_borrow_mut(|idle| {
-        let idle = idle.entry(connection.endpoint).or_default();
-        idle.idle_timeout = upstream.pool.idle_timeout;
-        if idle.connections.len() < upstream.pool.idle_max {
-            idle.connections.push(connection);
-        }
-    });
-}
-
-/// Closes what is idle for too long, too old, or closed by the other end. Each worker calls it once a second.
-pub fn sweep() {
-    let now = Instant::now();
-    IDLE.with_borrow_mut(|idle| {
-        idle.retain(|_, idle| {
-            idle.connections.retain(|connection| {
-                let rested = connection.idle_since.is_some_and(|since| now >= since + idle.idle_timeout);
-                !rested && now < connection.retires && !connection.sender.is_closed()
-            });
-            !idle.connections.is_empty()
-        });
-    });
-}
-
-/// Idle connections of this worker.
-pub fn idle_count() -> usize {
-    IDLE.with_borrow(|idle| idle.values().map(|idle| idle.connections.len()).sum())
-}
-
-/// Closes every idle connection of this worker.
-pub fn clear() {
-    IDLE.with_borrow_mut(HashMap::clear);
-}
-
-/// Keeps the compiler's word that connections may cross threads out of the pool's way: they never do.
-const _: fn() = || {
-    fn sends<T: Send>() {}
-    sends::<Arc<Endpoint>>();
-    sends::<Connection>();
-};

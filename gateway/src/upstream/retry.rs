@@ -133,7 +133,7 @@ pub fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
 /// The cause that a failure is; none for those after which no try makes sense.
 pub fn cause_of(error: UpstreamError) -> Option<Cause> {
     match error {
-        UpstreamError::Connect | UpstreamError::ConnectTimeout => Some(Cause::Connect),
+        UpstreamError::Connect | UpstreamError::ConnectTimeout | UpstreamError::Tls => Some(Cause::Connect),
         UpstreamError::Broken | UpstreamError::Protocol => Some(Cause::Reset),
         UpstreamError::FirstByteTimeout | UpstreamError::TryTimeout => Some(Cause::Timeout),
         _ => None,
