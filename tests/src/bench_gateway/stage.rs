@@ -131,18 +131,18 @@ impl Stage {
                 command
             }
             Proxy::Envoy => {
-                let mut command = self.from_python("envoy")?;
+                let mut command = self.python_program("envoy")?;
                 command.args(["-c", "envoy.yaml", "--concurrency", "1", "--log-level", "error"]);
                 command.arg("--disable-hot-restart");
                 command
             }
             Proxy::Traefik => {
-                let mut command = self.from_python("traefik")?;
+                let mut command = self.python_program("traefik")?;
                 command.arg("--configfile=traefik.yaml");
                 command
             }
             Proxy::Caddy => {
-                let mut command = self.from_python("caddy")?;
+                let mut command = self.python_program("caddy")?;
                 command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
                 command
             }
@@ -160,7 +160,7 @@ impl Stage {
     }
 
     /// A program from Python's environment, with one thread for the one core where it is Go's.
-    fn from_python(&self, program: &str) -> Result<Command> {
+    fn python_program(&self, program: &str) -> Result<Command> {
         let venv =
             self.venv.as_ref().with_context(|| format!("{program} was not installed: give --venv FOLDER"))?;
         let mut command = self.namespace.command(venv.join("bin").join(program));

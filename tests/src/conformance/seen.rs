@@ -51,6 +51,11 @@ impl Logged {
     pub fn was_served(&self) -> bool {
         self.upstream.is_some() && self.reason.is_none() && self.status == 200
     }
+
+    /// Whether an origin answered it otherwise; the gateway's own answers have no instance.
+    pub fn was_refused_by_origin(&self) -> bool {
+        self.upstream.is_some() && self.reason.is_none() && self.status != 200
+    }
 }
 
 /// Reads a file of lines that another process appends to.

@@ -184,7 +184,7 @@ fn observe(logged: Vec<Logged>, mut seen: Vec<Seen>) -> Result<Outcome> {
     }
     Ok(Outcome {
         seen,
-        origin_refused: logged.iter().any(|line| line.reason.is_none() && !line.was_served()),
+        origin_refused: logged.iter().any(Logged::was_refused_by_origin),
         victim_served,
         reasons: logged.into_iter().filter_map(|line| line.reason).collect(),
     })
