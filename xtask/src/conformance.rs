@@ -33,7 +33,7 @@ const PACKAGES: [&str; 10] = [
 /// smallest case that shows what is wrong. It needs root. Without a part, all of them run.
 #[derive(clap::Args)]
 #[command(after_help = "Parts:\n  \
-    smuggling      932 odd requests: we refuse and close, or nginx, Apache, HAProxy, Varnish, lighttpd, Node,\n                 \
+    smuggling      929 odd requests: we refuse and close, or nginx, Apache, HAProxy, Varnish, lighttpd, Node,\n                 \
                    gunicorn and hyper see exactly what we logged\n  \
     http2          frames and fields that HTTP/2 forbids, made by hand with Python's hyperframe and hpack\n  \
     websocket      Python's websockets through the gateway\n  \

@@ -17,6 +17,8 @@ mod http2;
 mod lines;
 mod target;
 
+use std::collections::HashSet;
+
 /// What a client sends, and what must become of it.
 #[derive(Clone, Debug)]
 pub struct Payload {
@@ -71,9 +73,13 @@ impl Payload {
     }
 }
 
-/// Every payload.
+/// Every payload, once: classes overlap.
 pub fn all() -> Vec<Payload> {
-    [framing::all(), chunks::all(), lines::all(), target::all(), early::all(), http2::all()].concat()
+    let mut payloads =
+        [framing::all(), chunks::all(), lines::all(), target::all(), early::all(), http2::all()].concat();
+    let mut sent = HashSet::new();
+    payloads.retain(|payload| sent.insert(payload.bytes.clone()));
+    payloads
 }
 
 /// A GET with further header lines, each with its CRLF.
@@ -93,18 +99,16 @@ fn chunked(body: impl AsRef<[u8]>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashMap, HashSet};
+    use std::collections::HashMap;
 
     use super::*;
 
     #[test]
-    fn the_corpus_is_large_and_says_nothing_twice() {
+    fn the_corpus_is_large_and_lets_some_pass() {
         let payloads = all();
         assert!(payloads.len() >= 300, "{} payloads", payloads.len());
-        let mut bytes = HashSet::new();
         let mut classes: HashMap<&str, usize> = HashMap::new();
         for payload in &payloads {
-            assert!(bytes.insert(&payload.bytes), "twice: {}", payload.shown());
             *classes.entry(payload.class).or_default() += 1;
         }
         assert!(classes.len() >= 18, "{classes:?}");
