@@ -175,7 +175,8 @@ impl Sending {
                 },
             };
             // An error means that the stream is over, which its answer tells.
-            return Poll::Ready(drop(sent));
+            drop(sent);
+            return Poll::Ready(());
         }
     }
 
