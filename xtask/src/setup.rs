@@ -21,11 +21,12 @@ const LINKER_VERSION: &str = "0.13.0";
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the namespaces of demo and tests are made of, and clients that are not ours.
-const NETWORK_PACKAGES: [&str; 7] =
-    ["iproute2", "ethtool", "curl", "wrk", "iputils-ping", "iputils-tracepath", "openssl"];
+const NETWORK_PACKAGES: [&str; 8] =
+    ["iproute2", "ethtool", "curl", "wrk", "iputils-ping", "iputils-tracepath", "openssl", "python3-minimal"];
 
 /// What gateway and packet path are measured beside, and with.
-const PEER_PACKAGES: [&str; 6] = ["nginx-light", "haproxy", "wrk", "curl", "nftables", "conntrack"];
+const PEER_PACKAGES: [&str; 8] =
+    ["nginx-light", "haproxy", "wrk", "curl", "nftables", "conntrack", "nghttp2-client", "nghttp2-server"];
 
 /// What runs the virtual machine with a stock kernel.
 const MACHINE_PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "bpftool"];
@@ -91,7 +92,7 @@ pub fn ensure(needs: Needs) -> Result<()> {
         ensure_packages(
             "what to measure beside",
             &PEER_PACKAGES,
-            &["nginx", "haproxy", "wrk", "curl", "nft", "conntrack"],
+            &["nginx", "haproxy", "wrk", "curl", "nft", "conntrack", "nghttp", "nghttpd"],
         )?;
     }
     if needs.machine {

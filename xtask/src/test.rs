@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
                 )
             })?;
             let whole = filter.is_none();
-            setup::ensure(Needs { network: true, peers: whole, machine: whole, lints: whole })?;
+            setup::ensure(Needs { network: true, peers: true, machine: whole, lints: whole })?;
         }
         if filter.is_none() {
             report.step("formatting", |_| shown(workspace::cargo().args(["fmt", "--all", "--check"])));

@@ -87,10 +87,21 @@ fn pure_files_ask_nobody_for_the_time() {
 }
 
 /// A refusal becomes a status in `respond.rs`. Others may name a status for what is no refusal: what a service
-/// answered, what operators and balancers are told, a record before it has one.
+/// answered, a switch to another protocol, what operators and balancers are told, a record before it has one.
 #[test]
 fn a_refusal_becomes_a_status_in_one_place() {
-    let allowed = ["respond.rs", "upstream/endpoint.rs", "accept/service.rs", "admin.rs", "record.rs"];
+    let allowed = [
+        "respond.rs",
+        "upstream/endpoint.rs",
+        "upstream/attempts.rs",
+        "proxy.rs",
+        "upgrade.rs",
+        "accept/service.rs",
+        "admin.rs",
+        "admin/control.rs",
+        "record.rs",
+        "metrics.rs",
+    ];
     for (path, source) in sources("gateway/src") {
         let fetches = path.ends_with("/authenticate/key_set/fetched.rs");
         if fetches || allowed.iter().any(|file| path == format!("gateway/src/{file}")) {
