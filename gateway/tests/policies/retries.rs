@@ -1,6 +1,6 @@
 //! What is sent once more, and what is not.
 
-use crate::stage::{Origin, Stage, findings, nobody};
+use crate::stage::{Origin, Stage, eventually, findings, nobody};
 
 const EJECT_NOBODY: &str = "ejection: { failures: 0 }";
 const QUICKLY: &str = "backoff: { base: 1ms, max: 2ms }";
@@ -60,14 +60,16 @@ fn large_bodies_and_those_of_unknown_length_are_not_kept() {
 fn a_try_has_a_time_of_its_own() {
     let (slow, well) = (Origin::start("slow"), Origin::start("well"));
     slow.becomes("delay=10");
-    let retry = format!("{EJECT_NOBODY}, retry: {{ on: [timeout], per_try_timeout: 300ms, {QUICKLY} }}");
+    let retry = format!("{EJECT_NOBODY}, retry: {{ on: [timeout], per_try_timeout: 800ms, {QUICKLY} }}");
     let stage = Stage::set(&[slow.address, well.address], &retry, "timeout: 9s");
     assert_eq!([stage.get().body, stage.get().body], ["well 0", "well 0"]);
+    // Under load the well one may take longer than a try has as well: how often this one was tried so far is not known.
     let before = slow.requests();
     let alone = Stage::set(&[slow.address], &retry, "timeout: 9s");
     assert_eq!(alone.get().status, 504);
     assert_eq!(alone.failures("try_timeout"), 1);
-    assert_eq!(slow.requests() - before, 3, "three tries where there is no other instance");
+    eventually("three tries where there is no other instance", || slow.requests() - before >= 3);
+    assert_eq!(slow.requests() - before, 3);
 }
 
 #[test]
