@@ -7,6 +7,7 @@
 //! | [`breaker`] | what a service is spared: bounds, and a circuit that opens |
 //! | [`endpoint`] | one instance: in flight, health, ejection |
 //! | [`balance`], [`affinity`] | which instance is next, which belongs to a key |
+//! | [`schedule`] | turns in proportion to weights |
 //! | [`connect`] | the way to an instance: socket, TLS |
 //! | [`pool`] | connections that are kept, by each worker its own |
 //! | [`answer`] | the answer's body; puts its connection back when it is over |
@@ -28,6 +29,7 @@ pub mod health;
 pub mod outgoing;
 pub mod pool;
 pub mod retry;
+pub mod schedule;
 pub mod window;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

@@ -11,7 +11,7 @@ use crate::{
     config::{
         Findings,
         connect::{Address, Protocol, UpstreamTlsDocument},
-        upstream::UpstreamDocument,
+        upstream::{EndpointDocument, UpstreamDocument},
     },
     tls::{self, client::ClientTls, client::Trust},
     upstream::connect::Connector,
@@ -107,7 +107,7 @@ impl Scene<'_> {
     fn tls(
         &self,
         written: &UpstreamTlsDocument,
-        endpoints: &Spanned<Vec<Address>>,
+        endpoints: &Spanned<Vec<EndpointDocument>>,
         findings: &mut Findings,
     ) -> Option<ClientTls> {
         let field = format!("{}.tls", self.field);
@@ -169,7 +169,7 @@ impl Scene<'_> {
         &self,
         written: &UpstreamTlsDocument,
         field: &str,
-        endpoints: &Spanned<Vec<Address>>,
+        endpoints: &Spanned<Vec<EndpointDocument>>,
         findings: &mut Findings,
     ) -> Option<Option<ServerName<'static>>> {
         if let Some(name) = &written.server_name {
@@ -183,7 +183,7 @@ impl Scene<'_> {
             let authority: http::uri::Authority = host.parse().ok()?;
             ServerName::try_from(authority.host().trim_matches(['[', ']']).to_owned()).ok()
         });
-        let nameless = endpoints.value.iter().any(|address| matches!(address, Address::Unix(_)));
+        let nameless = endpoints.value.iter().any(|endpoint| matches!(endpoint.address, Address::Unix(_)));
         if host.is_none() && nameless && written.verify.value {
             let rule = "a Unix socket has no name of its own: name one that the certificate must have";
             findings.error(endpoints, format!("{field}.server_name"), rule);

@@ -8,9 +8,13 @@ use super::{Context, connect, policies};
 use crate::{
     config::{
         Document, Findings,
-        upstream::{HealthDocument, UpstreamDocument},
+        upstream::{EndpointDocument, HealthDocument, UpstreamDocument},
     },
-    upstream::{Ejection, Endpoint, HealthSettings, PoolSettings, Upstream, balance::Balance, retry::Retry},
+    upstream::{
+        Ejection, Endpoint, HealthSettings, PoolSettings, Upstream,
+        balance::{Balance, Instance},
+        retry::Retry,
+    },
 };
 
 /// Requests on one HTTP/2 connection: what most servers take.
@@ -46,7 +50,7 @@ fn upstream(
     if written.endpoints.value.is_empty() {
         findings.error(&written.endpoints, format!("{field}.endpoints"), "name at least one address");
     }
-    let distinct: BTreeSet<_> = written.endpoints.value.iter().collect();
+    let distinct: BTreeSet<_> = written.endpoints.value.iter().map(|endpoint| &endpoint.address).collect();
     if distinct.len() < written.endpoints.value.len() {
         findings.error(&written.endpoints, format!("{field}.endpoints"), "each address once");
     }
@@ -74,18 +78,20 @@ fn upstream(
     let same_questions = previous.filter(|previous| {
         previous.health == health && previous.host == host && previous.connector.id == connector.id
     });
-    let endpoints = written.endpoints.value.iter().map(|address| {
+    let instances = written.endpoints.value.iter().map(|EndpointDocument { address, weight }| {
         let known = |upstream: &Arc<Upstream>| {
             upstream.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned()
         };
-        same_questions.and_then(known).unwrap_or_else(|| {
+        let endpoint = same_questions.and_then(known).unwrap_or_else(|| {
             let endpoint = Endpoint::new(address.clone());
             if let Some(before) = previous.and_then(known).filter(|_| health.is_some()) {
                 endpoint.set_health(before.health());
             }
             Arc::new(endpoint)
-        })
+        });
+        Instance { endpoint, weight: *weight }
     });
+    let instances: Vec<_> = instances.collect();
     let first_byte_timeout = written.first_byte_timeout.as_ref().map(|time| {
         if time.value.0.is_zero() {
             findings.error(time, format!("{field}.first_byte_timeout"), "longer than 0s");
@@ -103,8 +109,8 @@ fn upstream(
         counters: previous.map(|previous| previous.counters.clone()).unwrap_or_default(),
         first_byte_timeout,
         name: name.into(),
-        endpoints: endpoints.collect(),
-        balance: Balance::new(written.balance.clone()),
+        endpoints: instances.iter().map(|instance| instance.endpoint.clone()).collect(),
+        balance: Balance::new(written.balance.clone(), instances),
         host,
         connector,
         pool: PoolSettings {

@@ -1,6 +1,8 @@
 //! Services as they are written: where their instances are, which one is taken, how connections are kept. Pure.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::Spanned;
 
 use super::{
@@ -15,8 +17,8 @@ use super::{
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamDocument {
-    /// Where its instances listen: `10.0.0.1:8080` or `unix:/run/service.sock`.
-    pub endpoints: Spanned<Vec<Address>>,
+    /// Its instances.
+    pub endpoints: Spanned<Vec<EndpointDocument>>,
     /// What they speak.
     #[serde(default)]
     pub protocol: Protocol,
@@ -50,6 +52,54 @@ pub struct UpstreamDocument {
     /// Bounds of what is sent; none by default.
     #[serde(default)]
     pub breaker: Option<Spanned<BreakerDocument>>,
+}
+
+/// An instance: where it listens (`10.0.0.1:8080` or `unix:/run/service.sock`), or that and more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointDocument {
+    /// Where it listens.
+    pub address: Address,
+    /// Its part of the requests, in proportion to the others'. From 1 to 100.
+    pub weight: u32,
+}
+
+impl<'de> Deserialize<'de> for EndpointDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            address: Address,
+            #[serde(default = "weight")]
+            weight: u32,
+        }
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = EndpointDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an address, or { address, weight }")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<EndpointDocument, E> {
+                let address = text.parse().map_err(E::custom)?;
+                Ok(EndpointDocument { address, weight: weight() })
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<EndpointDocument, A::Error> {
+                let Written { address, weight } =
+                    Deserialize::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                match (1..=100).contains(&weight) {
+                    true => Ok(EndpointDocument { address, weight }),
+                    false => Err(de::Error::custom(format!("weight {weight} is not from 1 to 100"))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+fn weight() -> u32 {
+    1
 }
 
 /// Asking each instance whether it is well: `GET path`, 2xx is well.

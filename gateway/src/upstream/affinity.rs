@@ -51,6 +51,14 @@ pub fn score(key: u64, endpoint: u64) -> u64 {
     mix(key ^ endpoint)
 }
 
+/// A score among instances of different weights: each has the best one for its weight's part of the keys. Weighted
+/// rendezvous hashing, as Schindelhauer and Schomaker's logarithmic method, 2005.
+pub fn weighted(score: u64, weight: u32) -> f64 {
+    // From 0 to 1, neither included, with the 53 bits that a double has.
+    let unit = ((score >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -f64::from(weight) / unit.ln()
+}
+
 /// The finaliser of MurmurHash3: each bit of its input turns half of its output's.
 fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);

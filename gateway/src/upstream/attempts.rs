@@ -112,7 +112,7 @@ impl Upstream {
         let mut place = None;
         let mut last = UpstreamError::NoEndpoint;
         loop {
-            let Some(endpoint) = self.balance.pick(&self.endpoints, tried, key) else {
+            let Some(endpoint) = self.balance.pick(tried, key) else {
                 return Err(CallFailed { error: last, endpoint: tried.last.clone() });
             };
             tried.add(&endpoint);

@@ -1,44 +1,53 @@
 //! Which instance a request goes to: among those that are well, or, when none is, among those that were merely
 //! left out for their failures.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
 use super::{
     Caller, Head, affinity,
     attempts::Tried,
     endpoint::{Endpoint, Health},
+    schedule::Schedule,
 };
 use crate::{clock::now_ns, config::balance::BalanceDocument};
 
-/// The rule, and where it stands.
+/// The rule, whom it chooses from, and where it stands.
 #[derive(Debug)]
 pub struct Balance {
     rule: BalanceDocument,
-    cursor: AtomicU32,
+    instances: Box<[Instance]>,
+    /// Of all weights.
+    weight: u32,
+    schedule: Schedule,
+}
+
+/// An instance, and its part of the requests.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// The instance.
+    pub endpoint: Arc<Endpoint>,
+    /// Its part, in proportion to the others'. At least 1.
+    pub weight: u32,
 }
 
 impl Balance {
     /// Begins at the first instance.
-    pub fn new(rule: BalanceDocument) -> Self {
-        Self { rule, cursor: AtomicU32::new(0) }
+    pub fn new(rule: BalanceDocument, instances: Vec<Instance>) -> Self {
+        let weights: Vec<_> = instances.iter().map(|instance| instance.weight).collect();
+        Self {
+            rule,
+            instances: instances.into(),
+            weight: weights.iter().sum(),
+            schedule: Schedule::new(&weights),
+        }
     }
 
     /// The next instance, one that was not tried if there is one; none when health checks say that none is well.
-    pub(super) fn pick(
-        &self,
-        endpoints: &[Arc<Endpoint>],
-        tried: &Tried,
-        key: Option<u64>,
-    ) -> Option<Arc<Endpoint>> {
+    pub(super) fn pick(&self, tried: &Tried, key: Option<u64>) -> Option<Arc<Endpoint>> {
         let other = |endpoint: &Endpoint| !tried.contains(endpoint);
-        self.choose(endpoints, key, |endpoint| is_well(endpoint) && other(endpoint))
-            .or_else(|| {
-                self.choose(endpoints, key, |endpoint| endpoint.health() != Health::Down && other(endpoint))
-            })
-            .or_else(|| self.choose(endpoints, key, |endpoint| endpoint.health() != Health::Down))
+        self.choose(key, |endpoint| is_well(endpoint) && other(endpoint))
+            .or_else(|| self.choose(key, |endpoint| endpoint.health() != Health::Down && other(endpoint)))
+            .or_else(|| self.choose(key, |endpoint| endpoint.health() != Health::Down))
             .cloned()
     }
 
@@ -50,56 +59,51 @@ impl Balance {
         }
     }
 
-    fn choose<'e>(
-        &self,
-        endpoints: &'e [Arc<Endpoint>],
-        key: Option<u64>,
-        usable: impl Fn(&Endpoint) -> bool,
-    ) -> Option<&'e Arc<Endpoint>> {
-        let count = endpoints.len();
-        if count == 0 {
-            return None;
-        }
-        if let (Some(key), BalanceDocument::ConsistentHash(rule)) = (key, &self.rule) {
-            return best_fit(endpoints, key, rule.load.0, usable);
-        }
-        let turn = self.cursor.fetch_add(1, Relaxed);
-        let next = |from: usize| {
-            let (head, tail) = endpoints.split_at(from);
-            tail.iter().chain(head).find(|endpoint| usable(endpoint))
-        };
-        match &self.rule {
-            BalanceDocument::RoundRobin | BalanceDocument::ConsistentHash(_) => next(turn as usize % count),
-            BalanceDocument::LeastRequest => {
-                // Two places from one scrambled number: no generator of random numbers need be asked.
-                let scrambled = (u64::from(turn) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let first = next((scrambled >> 32) as usize % count)?;
-                let others = endpoints.iter().filter(|endpoint| endpoint.id != first.id && usable(endpoint));
-                let second = others.clone().nth((scrambled >> 16) as usize % others.count().max(1));
-                match second {
-                    Some(second) if second.in_flight() < first.in_flight() => Some(second),
-                    _ => Some(first),
-                }
+    fn choose(&self, key: Option<u64>, usable: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
+        let usable = |index: usize| usable(&self.instances[index].endpoint);
+        let chosen = match (&self.rule, key) {
+            (BalanceDocument::ConsistentHash(rule), Some(key)) => self.best_fit(key, rule.load.0, usable),
+            (BalanceDocument::RoundRobin | BalanceDocument::ConsistentHash(_), _) => {
+                self.schedule.next(usable)
             }
-        }
+            (BalanceDocument::LeastRequest, _) => self.better_of_two(usable),
+        };
+        chosen.map(|index| &self.instances[index].endpoint)
     }
-}
 
-/// The instance that fits the key best, of those that have less than `load` times the mean of the requests in flight.
-fn best_fit(
-    endpoints: &[Arc<Endpoint>],
-    key: u64,
-    load: f64,
-    usable: impl Fn(&Endpoint) -> bool,
-) -> Option<&Arc<Endpoint>> {
-    let usable = || endpoints.iter().filter(|endpoint| usable(endpoint));
-    let (count, in_flight) =
-        usable().fold((0_u32, 0_u32), |(count, sum), endpoint| (count + 1, sum + endpoint.in_flight()));
-    // This request counts as well, so that there is always one with room.
-    let most = (load * f64::from(in_flight + 1) / f64::from(count)).ceil() as u32;
-    usable()
-        .filter(|endpoint| endpoint.in_flight() < most)
-        .max_by_key(|endpoint| affinity::score(key, endpoint.hash))
+    /// The one of two with fewer requests in flight for its weight. Mitzenmacher, "The Power of Two Choices in
+    /// Randomized Load Balancing", 2001.
+    fn better_of_two(&self, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let first = self.schedule.draw(&usable)?;
+        let second = self.schedule.draw(|index| index != first && usable(index));
+        let load = |index: usize, weight: usize| {
+            u64::from(self.instances[index].endpoint.in_flight()) * u64::from(self.instances[weight].weight)
+        };
+        second.filter(|second| load(*second, first) < load(first, *second)).or(Some(first))
+    }
+
+    /// The instance that fits the key best, of those that have less than `load` times their part of the requests in
+    /// flight.
+    fn best_fit(&self, key: u64, load: f64, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let usable = || (0..).zip(&self.instances).filter(|(index, _)| usable(*index));
+        let (weights, in_flight) = usable().fold((0_u32, 0_u32), |(weights, sum), (_, instance)| {
+            (weights + instance.weight, sum + instance.endpoint.in_flight())
+        });
+        // This request counts as well, so that there is always one with room.
+        let mean = load * f64::from(in_flight + 1) / f64::from(weights);
+        let with_room = usable().filter(|(_, instance)| {
+            f64::from(instance.endpoint.in_flight()) < (mean * f64::from(instance.weight)).ceil()
+        });
+        let score = |instance: &Instance| affinity::score(key, instance.endpoint.hash);
+        let best = match self.weight as usize == self.instances.len() {
+            true => with_room.max_by_key(|(_, instance)| score(instance)),
+            false => with_room.max_by(|(_, a), (_, b)| {
+                let weighted = |one: &Instance| affinity::weighted(score(one), one.weight);
+                weighted(a).total_cmp(&weighted(b))
+            }),
+        };
+        best.map(|(index, _)| index)
+    }
 }
 
 fn is_well(endpoint: &Endpoint) -> bool {
@@ -119,14 +123,24 @@ mod tests {
         upstream::{Ejection, affinity::Key},
     };
 
-    fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
+    fn weighing(weights: &[u32]) -> Vec<Instance> {
         let at = |port| Address::Tcp(([127, 0, 0, 1], port).into());
-        (1..=count).map(|port| Arc::new(Endpoint::new(at(port)))).collect()
+        (1..)
+            .zip(weights)
+            .map(|(port, weight)| Instance { endpoint: Arc::new(Endpoint::new(at(port))), weight: *weight })
+            .collect()
     }
 
-    fn ports(balance: &Balance, endpoints: &[Arc<Endpoint>], picks: usize) -> Vec<u16> {
+    /// The rule for instances of these weights, and the instances.
+    fn stage(rule: BalanceDocument, weights: &[u32]) -> (Balance, Vec<Arc<Endpoint>>) {
+        let instances = weighing(weights);
+        let endpoints = instances.iter().map(|instance| instance.endpoint.clone()).collect();
+        (Balance::new(rule, instances), endpoints)
+    }
+
+    fn ports(balance: &Balance, picks: usize) -> Vec<u16> {
         (0..picks)
-            .filter_map(|_| balance.pick(endpoints, &Tried::default(), None))
+            .filter_map(|_| balance.pick(&Tried::default(), None))
             .filter_map(|endpoint| match &endpoint.address {
                 Address::Tcp(address) => Some(address.port()),
                 Address::Unix(_) => None,
@@ -134,81 +148,105 @@ mod tests {
             .collect()
     }
 
+    /// The most requests of an instance for its weight, of the mean of all.
+    fn max_over_mean(endpoints: &[Arc<Endpoint>], weights: &[u32], counts: impl Fn(&Endpoint) -> u32) -> f64 {
+        let per_weight =
+            endpoints.iter().zip(weights).map(|(one, weight)| f64::from(counts(one)) / f64::from(*weight));
+        let mean = f64::from(endpoints.iter().map(|one| counts(one)).sum::<u32>())
+            / f64::from(weights.iter().sum::<u32>());
+        per_weight.fold(0.0, f64::max) / mean
+    }
+
     #[test]
     fn round_robin_goes_round_and_leaves_out_those_that_are_down() {
-        let endpoints = endpoints(3);
-        let balance = Balance::new(BalanceDocument::RoundRobin);
-        assert_eq!(ports(&balance, &endpoints, 4), [1, 2, 3, 1]);
+        let (balance, endpoints) = stage(BalanceDocument::RoundRobin, &[1, 1, 1]);
+        assert_eq!(ports(&balance, 4), [1, 2, 3, 1]);
         endpoints[1].set_health(Health::Down);
-        assert!(!ports(&balance, &endpoints, 30).contains(&2));
+        assert!(!ports(&balance, 30).contains(&2));
+    }
+
+    #[test]
+    fn every_rule_keeps_to_the_weights() {
+        let weights = [1, 2, 3, 10];
+        let by_path = ConsistentHashDocument { key: Key::Path, load: Load(1.25) };
+        for (rule, most) in [
+            (BalanceDocument::RoundRobin, 1.001),
+            (BalanceDocument::LeastRequest, 1.01),
+            (BalanceDocument::ConsistentHash(by_path), 1.251),
+        ] {
+            let (balance, endpoints) = stage(rule.clone(), &weights);
+            let _in_flight: Vec<_> = (0..16_000_u32)
+                .map(|key| balance.pick(&Tried::default(), Some(affinity::hash(&key.to_be_bytes()))))
+                .map(|endpoint| endpoint.expect("one").begin())
+                .collect();
+            let spread = max_over_mean(&endpoints, &weights, Endpoint::in_flight);
+            assert!(spread <= most, "{rule:?}: {spread}");
+        }
     }
 
     #[test]
     fn when_all_are_left_out_all_are_used_but_those_that_are_down() {
-        let endpoints = endpoints(2);
+        let (balance, endpoints) = stage(BalanceDocument::RoundRobin, &[1, 1]);
         let ejection = Ejection { failures: 1, duration: Duration::from_secs(60) };
         endpoints.iter().for_each(|endpoint| endpoint.failed(&ejection));
-        let balance = Balance::new(BalanceDocument::RoundRobin);
-        assert_eq!(ports(&balance, &endpoints, 10).len(), 10);
+        assert_eq!(ports(&balance, 10).len(), 10);
         endpoints.iter().for_each(|endpoint| endpoint.set_health(Health::Down));
-        assert!(balance.pick(&endpoints, &Tried::default(), None).is_none());
+        assert!(balance.pick(&Tried::default(), None).is_none());
     }
 
     #[test]
     fn a_second_try_goes_elsewhere_if_there_is_an_elsewhere() {
-        let balance = Balance::new(BalanceDocument::RoundRobin);
-        let two = endpoints(2);
-        for _ in 0..10 {
+        let second = |weights: &[u32]| {
+            let (balance, endpoints) = stage(BalanceDocument::RoundRobin, weights);
             let mut tried = Tried::default();
-            tried.add(&two[0]);
-            assert_eq!(balance.pick(&two, &tried, None).map(|endpoint| endpoint.id), Some(two[1].id));
-        }
-        let one = endpoints(1);
-        let mut tried = Tried::default();
-        tried.add(&one[0]);
-        assert_eq!(balance.pick(&one, &tried, None).map(|endpoint| endpoint.id), Some(one[0].id));
+            tried.add(&endpoints[0]);
+            let id = |endpoint: Arc<Endpoint>| endpoint.id - endpoints[0].id;
+            (0..10).map(|_| balance.pick(&tried, None).map(id)).collect::<Vec<_>>()
+        };
+        assert_eq!(second(&[1, 1]), [Some(1); 10]);
+        assert_eq!(second(&[1]), [Some(0); 10]);
     }
 
     #[test]
     fn least_request_prefers_the_idle() {
-        let endpoints = endpoints(2);
+        let (balance, endpoints) = stage(BalanceDocument::LeastRequest, &[1, 1]);
         let _busy: Vec<_> = (0..100).map(|_| endpoints[0].begin()).collect();
-        let balance = Balance::new(BalanceDocument::LeastRequest);
-        assert!(ports(&balance, &endpoints, 100).iter().all(|port| *port == 2));
+        assert!(ports(&balance, 100).iter().all(|port| *port == 2));
     }
 
-    fn by_hash(load: f64) -> Balance {
+    fn by_hash(load: f64, weights: &[u32]) -> (Balance, Vec<Arc<Endpoint>>) {
         let rule = ConsistentHashDocument { key: Key::Path, load: Load(load) };
-        Balance::new(BalanceDocument::ConsistentHash(rule))
+        stage(BalanceDocument::ConsistentHash(rule), weights)
     }
 
-    fn owner(balance: &Balance, endpoints: &[Arc<Endpoint>], key: u32) -> u64 {
+    fn owner(balance: &Balance, key: u32) -> u64 {
         let key = affinity::hash(&key.to_be_bytes());
-        balance.pick(endpoints, &Tried::default(), Some(key)).expect("one").id
+        balance.pick(&Tried::default(), Some(key)).expect("one").id
     }
 
     #[test]
     fn keys_are_spread_and_only_those_of_a_lost_instance_move() {
-        let (balance, endpoints) = (by_hash(1.25), endpoints(10));
-        let before: Vec<_> = (0..20_000).map(|key| owner(&balance, &endpoints, key)).collect();
-        for endpoint in &endpoints {
-            let share = before.iter().filter(|owner| **owner == endpoint.id).count();
-            assert!((1_800..=2_200).contains(&share), "{share} of a mean of 2000");
-        }
-        endpoints[3].set_health(Health::Down);
-        for (key, before) in (0..).zip(before) {
-            let after = owner(&balance, &endpoints, key);
-            assert!(after == before || before == endpoints[3].id);
+        for weights in [[1; 10], [1, 1, 1, 1, 1, 2, 2, 2, 4, 5]] {
+            let (balance, endpoints) = by_hash(1.25, &weights);
+            let before: Vec<_> = (0..40_000).map(|key| owner(&balance, key)).collect();
+            let share =
+                |endpoint: &Endpoint| before.iter().filter(|owner| **owner == endpoint.id).count() as u32;
+            let spread = max_over_mean(&endpoints, &weights, share);
+            assert!(spread < 1.06, "{spread}");
+            endpoints[3].set_health(Health::Down);
+            for (key, before) in (0..).zip(&before) {
+                let after = owner(&balance, key);
+                assert!(after == *before || *before == endpoints[3].id);
+            }
         }
     }
 
     #[test]
     fn a_key_that_everybody_asks_for_overflows_to_the_next() {
-        let (balance, endpoints) = (by_hash(1.25), endpoints(4));
+        let (balance, endpoints) = by_hash(1.25, &[1; 4]);
         let key = Some(affinity::hash(b"popular"));
-        let _in_flight: Vec<_> = (0..400)
-            .map(|_| balance.pick(&endpoints, &Tried::default(), key).expect("one").begin())
-            .collect();
+        let _in_flight: Vec<_> =
+            (0..400).map(|_| balance.pick(&Tried::default(), key).expect("one").begin()).collect();
         let most = endpoints.iter().map(|endpoint| endpoint.in_flight()).max();
         assert_eq!(most, Some(125), "1.25 times the mean");
     }

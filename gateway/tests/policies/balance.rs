@@ -33,6 +33,25 @@ fn requests_of_a_key_meet_the_same_instance_through_every_gateway() {
 }
 
 #[test]
+fn endpoints_have_requests_by_their_weights() {
+    let (small, large) = (Origin::start("small"), Origin::start("large"));
+    for balance in ["round-robin", "least-request"] {
+        let (small_before, large_before) = (small.requests(), large.requests());
+        let endpoints = format!(
+            "endpoints: ['{}', {{ address: '{}', weight: 9 }}], balance: {balance}",
+            small.address, large.address
+        );
+        let stage = Stage::written(&endpoints, "", "");
+        (0..40).for_each(|_| assert_eq!(stage.get().status, 200));
+        let (few, many) = (small.requests() - small_before, large.requests() - large_before);
+        match balance {
+            "round-robin" => assert_eq!((few, many), (4, 36)),
+            _ => assert!(few < many && few + many == 40, "{few} and {many}"),
+        }
+    }
+}
+
+#[test]
 fn contradictions_are_refused() {
     for (balance, rule) in [
         ("{ consistent-hash: { key: user } }", "header:NAME, cookie:NAME, address or path"),
@@ -42,5 +61,16 @@ fn contradictions_are_refused() {
     ] {
         let found = findings(&format!("endpoints: ['127.0.0.1:1'], balance: {balance}"), "");
         assert!(found.contains(rule), "{balance}: {found}");
+    }
+    for (endpoints, rule) in [
+        ("[{ address: '127.0.0.1:1', weight: 0 }]", "weight 0 is not from 1 to 100"),
+        ("[{ address: '127.0.0.1:1', weight: 101 }]", "weight 101 is not from 1 to 100"),
+        ("[{ weight: 1 }]", "address"),
+        ("[{ address: '127.0.0.1:1', zone: a }]", "zone"),
+        ("['127.0.0.1:1', { address: '127.0.0.1:1', weight: 2 }]", "each address once"),
+        ("[somewhere]", "somewhere is no address"),
+    ] {
+        let found = findings(&format!("endpoints: {endpoints}"), "");
+        assert!(found.contains(rule), "{endpoints}: {found}");
     }
 }
