@@ -41,16 +41,22 @@ pub mod upstream;
 
 pub use document::Document;
 pub use finding::{Finding, Findings, Severity};
-use serde_saphyr::Error;
 pub use serde_saphyr::Spanned;
+use serde_saphyr::{Budget, Error};
 
 /// Reads the text of a configuration. Pure.
 ///
 /// # Errors
 /// One finding, with its place, for the first thing that is not YAML or not of the model.
 pub fn parse(text: &str) -> Result<Document, Finding> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! { with_snippet: false, budget: budget() };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| finding_of(&error))
+}
+
+/// Room for 100,000 routes of 80 nodes each; two events to a node, if all were collections. Depth, aliases and merges
+/// are bounded as the library does.
+fn budget() -> Option<Budget> {
+    serde_saphyr::budget! { max_nodes: 8_000_000, max_events: 16_000_000, max_total_scalar_bytes: 256 << 20 }
 }
 
 fn finding_of(error: &Error) -> Finding {

@@ -143,6 +143,7 @@ impl TableBuilder {
             by_name: self.by_name,
         };
         for (host, mut builder) in self.hosts {
+            clashes.extend(builder.surplus());
             builder.groups().for_each(|routes| arrange(routes, &mut clashes));
             let paths = builder.finish();
             match host {

@@ -234,6 +234,36 @@ fn what_cannot_be_reached_is_refused_with_both_lines() {
     );
 }
 
+#[test]
+fn many_routes_are_read_and_too_many_expressions_of_a_host_are_refused() {
+    let begin =
+        "listen: ['127.0.0.1:0']\nupstreams: { a: { endpoints: ['127.0.0.1:1'] } }\nroutes:\n".to_owned();
+    // More nodes than the library's own bound allows.
+    let methods = "GET, ".repeat(300_000);
+    let many = format!("{begin}- {{ name: a, path: /, methods: [{methods}], authenticate: [anonymous] }}\n");
+    assert!(config::parse(&many).is_ok(), "300,000 nodes are read");
+    let deep = format!("{begin}{}{}", "[".repeat(100), "]".repeat(100));
+    assert!(config::parse(&deep).is_err(), "100 levels are refused");
+
+    let expressions = |count: usize, host: &dyn Fn(usize) -> usize| {
+        let route = |index| {
+            let host = host(index);
+            format!(
+                "- {{ name: r{index}, host: h{host}, path: 'regex:/a{index}', authenticate: [anonymous], upstream: a }}\n"
+            )
+        };
+        (0..count).fold(begin.clone(), |text, index| text + &route(index))
+    };
+    assert!(compiled(&expressions(1_001, &|index| index % 2)).is_ok(), "two hosts share them");
+    let findings = compiled(&expressions(1_001, &|_| 0)).err().expect("one host has too many");
+    assert!(
+        findings.starts_with("1004:")
+            && findings
+                .contains("at most 1000 regex: paths of one host; the first is of the route r0 on line 4"),
+        "{findings}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redirections_and_fixed_answers_ask_no_service() {
     let stage = Stage::set(

@@ -17,7 +17,7 @@ use crate::{
         Host, TableBuilder,
         candidates::{Clash, ClashKind, ROUTES_OF_A_PATH_MAX, Written},
         methods::Methods,
-        paths::PathOf,
+        paths::{PathOf, REGEX_PATHS_MAX},
         pattern::Pattern,
         when::{Condition, Place, Test, When},
     },
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A compiled regular expression's room, in bytes.
-const REGEX_SIZE_MAX: usize = 256 << 10;
+pub const REGEX_SIZE_MAX: usize = 256 << 10;
 
 /// What a route matches.
 pub struct Matched {
@@ -73,6 +73,11 @@ pub fn report(clashes: &[Clash], document: &Document, findings: &mut Findings) {
                 let rule = format!(
                     "at most {ROUTES_OF_A_PATH_MAX} routes share a host and path; the first is {other}"
                 );
+                findings.error(&later.path, field, rule);
+            }
+            ClashKind::TooManyExpressions => {
+                let rule =
+                    format!("at most {REGEX_PATHS_MAX} regex: paths of one host; the first is of {other}");
                 findings.error(&later.path, field, rule);
             }
             ClashKind::Shadowed => {

@@ -68,6 +68,8 @@ pub enum ClashKind {
     Ambiguous,
     /// More than [`ROUTES_OF_A_PATH_MAX`].
     TooMany,
+    /// The host has more expressions than [`REGEX_PATHS_MAX`](super::paths::REGEX_PATHS_MAX).
+    TooManyExpressions,
 }
 
 /// What a path has for a request.

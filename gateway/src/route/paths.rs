@@ -15,7 +15,7 @@ use std::{
 use regex::Regex;
 
 use super::{
-    candidates::{Candidate, Choice, Written, choose},
+    candidates::{Candidate, Choice, Clash, ClashKind, Written, choose},
     pattern::{Pattern, Segment},
     when::Asked,
 };
@@ -23,6 +23,9 @@ use crate::snapshot::Route;
 
 /// Texts of a node beyond which they are hashed.
 const FEW: usize = 8;
+
+/// Expressions of one host. Each may be asked for a request, one after the other.
+pub const REGEX_PATHS_MAX: usize = 1_000;
 
 /// The paths of a host while routes are added.
 #[derive(Default)]
@@ -88,6 +91,15 @@ impl Builder {
     /// The routes of each path.
     pub fn groups(&mut self) -> impl Iterator<Item = &mut Vec<Written>> {
         self.written.iter_mut().map(|(_, routes)| routes)
+    }
+
+    /// The first route whose expression is one too many, before [`groups`](Self::groups) orders them.
+    pub fn surplus(&self) -> Option<Clash> {
+        let expressions = self.written.iter().filter(|(path, _)| matches!(path, PathOf::Regex(_)));
+        let mut first_routes = expressions.filter_map(|(_, routes)| routes.first()).map(|route| route.index);
+        let earlier = first_routes.next()?;
+        let later = first_routes.nth(REGEX_PATHS_MAX - 1)?;
+        Some(Clash { later, earlier, kind: ClashKind::TooManyExpressions })
     }
 
     /// The tree.
