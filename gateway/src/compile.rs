@@ -14,6 +14,7 @@
 //! | [`policies`] | how services are called: repetitions |
 //! | [`routes`] | routes: changes |
 //! | [`matching`] | what they match |
+//! | [`rewrites`] | what is written anew for the service |
 //! | [`actions`] | who answers |
 
 pub mod access_log;
@@ -22,6 +23,7 @@ pub mod connect;
 pub mod listeners;
 pub mod matching;
 pub mod policies;
+pub mod rewrites;
 pub mod routes;
 pub mod traces;
 pub mod upstreams;

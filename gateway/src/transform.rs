@@ -1,4 +1,4 @@
-//! What is changed on the way to the upstream and back: path, headers, JSON.
+//! What is changed on the way to the upstream and back: method, host, path, query, headers, JSON.
 //!
 //! Headers of one connection stay behind, credentials as well unless the route says otherwise; what names the client
 //! is set by us and never taken from the client.
@@ -7,9 +7,13 @@
 //! |---|---|
 //! | [`template`] | text with `{parameters}` |
 //! | [`headers`] | headers to set, add and remove |
+//! | [`rewrite`] | another method, host, path or query |
 
 pub mod headers;
+pub mod rewrite;
 pub mod template;
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{
@@ -36,7 +40,7 @@ use crate::{
     upstream::{Head, Message, Outgoing},
 };
 use headers::HeaderChanges;
-use template::Template;
+use rewrite::Rewrite;
 
 /// The request's name in the access log, here and at services.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,8 +54,8 @@ pub const JSON_DEPTH_MAX: usize = 64;
 /// Changes on the way in.
 #[derive(Default)]
 pub struct RequestTransform {
-    /// Another path.
-    pub path: Option<Template>,
+    /// Method, host, path and query.
+    pub rewrite: Option<Box<Rewrite>>,
     /// Headers.
     pub headers: HeaderChanges,
     /// The JSON body.
@@ -103,7 +107,7 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
 /// What one service is sent but for the body; for a composition, the headers that every step sends.
 ///
 /// # Errors
-/// [`Refusal::Internal`], if the path that was made is none.
+/// [`Refusal::Path`], if the path that was made can be read in several ways.
 pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Head, Refusal> {
     let (request, route) = (&admitted.routed.request, &*admitted.routed.route);
     let mut headers = match admitted.routed.upstream() {
@@ -118,8 +122,13 @@ pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Hea
         upgrades.ask(&request.head, &mut headers);
     }
     let values = template::Values { admitted, route };
+    let rewrite = route.request.rewrite.as_deref();
+    if let Some(host) = rewrite.and_then(|rewrite| rewrite.host.as_ref()) {
+        headers.insert(HOST, host.clone());
+    }
     route.request.headers.apply(&mut headers, &values);
-    Ok(Head { method: request.head.method.clone(), target: target(request, route, &values)?, headers })
+    let method = rewrite.and_then(|rewrite| rewrite.method.as_ref()).unwrap_or(&request.head.method);
+    Ok(Head { method: method.clone(), target: target(request, route, &values)?, headers })
 }
 
 /// The client's headers without those that stay behind.
@@ -165,12 +174,20 @@ fn credentials_sent_on(client: &HeaderMap, route: &Route) -> HeaderMap {
 fn target(request: &Received, route: &Route, values: &template::Values<'_>) -> Result<Uri, Refusal> {
     let uri = &request.head.uri;
     let query = route.ways.without_credential(uri.query().unwrap_or_default(), route.forward_credentials);
-    let path = route.request.path.as_ref().map(|template| template.render(values));
-    if path.is_none() && query.len() == uri.query().unwrap_or_default().len() {
+    let rewrite = route.request.rewrite.as_deref();
+    let query = match rewrite.map(|rewrite| &rewrite.query).filter(|changes| !changes.is_empty()) {
+        Some(changes) => Cow::Owned(changes.apply(&query, values)),
+        None => query,
+    };
+    let path = rewrite.and_then(|rewrite| rewrite.path.as_ref());
+    if path.is_none() && matches!(query, Cow::Borrowed(_)) {
         return Ok(uri.clone());
     }
-    let path = path.as_deref().unwrap_or(uri.path());
-    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let path = match path {
+        Some(path) => Cow::Owned(path.apply(uri.path(), values)?),
+        None => Cow::Borrowed(uri.path()),
+    };
+    let target = if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") };
     PathAndQuery::try_from(target).map(Uri::from).map_err(|_| Refusal::Internal)
 }
 

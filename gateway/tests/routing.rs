@@ -301,6 +301,47 @@ async fn redirections_and_fixed_answers_ask_no_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn services_are_sent_what_is_written_anew() {
+    let stage = Stage::set(
+        r"
+- { name: strip, path: '/api/{*rest}', authenticate: [anonymous], request: { strip_prefix: /api/v1 }, upstream: one }
+- { name: replace, path: '/old/{*rest}', authenticate: [anonymous], request: { replace: { regex: '^/old/([a-z]+)-(?<n>[0-9]+)', with: '/new/${n}/$1' } }, upstream: one }
+- { name: drop, path: '/drop/{*rest}', authenticate: [anonymous], request: { replace: { regex: 'x', with: '' } }, upstream: one }
+- name: query
+  path: /query/{id}
+  authenticate: [anonymous]
+  request: { query: { remove: [debug], set: { id: '{id}', via: 'a b' } } }
+  upstream: one
+- name: form
+  path: /form
+  authenticate: [anonymous]
+  request: { method: PUT, host: 'internal.example:8080', path: /store, headers: { set: { x-form: 'yes' } } }
+  upstream: one
+",
+    )
+    .await;
+    for (arguments, line) in [
+        (vec!["/api/v1/a?b=c"], "GET /a?b=c HTTP/1.1"),
+        (vec!["/api/v1"], "GET / HTTP/1.1"),
+        (vec!["/api/v12/a"], "GET /api/v12/a HTTP/1.1"),
+        (vec!["/old/ab-12/c?d"], "GET /new/12/ab/c?d HTTP/1.1"),
+        (vec!["/old/12"], "GET /old/12 HTTP/1.1"),
+        (vec!["/drop/axb"], "GET /drop/ab HTTP/1.1"),
+        (vec!["/query/7?debug=1&a=b&id=0"], "GET /query/7?a=b&id=7&via=a%20b HTTP/1.1"),
+        (vec!["/query/7&admin=1"], "GET /query/7&admin=1?id=7%26admin%3D1&via=a%20b HTTP/1.1"),
+        (vec!["-X", "POST", "/form?a"], "PUT /store?a HTTP/1.1"),
+        (vec!["/form"], "host: internal.example:8080"),
+        (vec!["/form"], "x-form: yes"),
+    ] {
+        let got = stage.curl(&arguments).await;
+        assert!(got.lines().any(|got| got == line), "{arguments:?}: {line} in {got}");
+    }
+    // What would be a dot segment for the service.
+    assert!(stage.curl(&["/drop/.x./a"]).await.starts_with("HTTP/1.1 400"));
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn weights_divide_requests_and_a_sticky_value_keeps_its_service() {
     let stage = Stage::set(
         r"
@@ -380,6 +421,17 @@ fn actions_that_contradict_themselves_are_refused() {
         ("respond: { status: 101 }", "200 to 599"),
         ("respond: { status: 200, headers: { connection: close } }", "gateway's own"),
         ("respond: { status: 200 }, request: { path: /b }", "no service is asked"),
+        ("respond: { status: 200 }, request: { query: { remove: [a] } }", "no service is asked"),
+        ("upstream: a, request: { path: /b, strip_prefix: /c }", "at most one of path"),
+        ("upstream: a, request: { strip_prefix: /c/ }", "without a last slash"),
+        ("upstream: a, request: { replace: { regex: '(', with: '' } }", "("),
+        ("upstream: a, request: { replace: { regex: '(a)', with: '$2' } }", "2 is no group"),
+        ("upstream: a, request: { replace: { regex: '(?<a>a)', with: '${b}' } }", "b is no group"),
+        ("upstream: a, request: { host: 'a/b' }", "a host such as"),
+        ("upstream: a, request: { method: HEAD }", "but HEAD"),
+        ("upstream: a, upgrades: [websocket], request: { method: GET }", "keeps its method"),
+        ("upstream: a, request: { query: {} }", "by their names"),
+        ("upstream: a, request: { query: { set: { a: '{b}' } } }", "no parameter"),
     ] {
         let text = format!(
             "listen: ['127.0.0.1:0']\nupstreams: {{ a: {{ endpoints: ['127.0.0.1:1'] }} }}\n\

@@ -215,7 +215,8 @@ fn parameters<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, [u
     query.split('&').filter(named).map(|part| decoded(part.split_once('=').map_or("", |(_, value)| value)))
 }
 
-fn is_named(part: &str, name: &str) -> bool {
+/// Whether a part of a query, between two `&`, has this name.
+pub fn is_named(part: &str, name: &str) -> bool {
     *decoded(part.split_once('=').map_or(part, |(name, _)| name)) == *name.as_bytes()
 }
 

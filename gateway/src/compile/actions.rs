@@ -39,6 +39,7 @@ pub fn compile(written: &Spanned<RouteDocument>, parts: &Parts<'_>, scene: &mut 
             if let Some(json) = &route.request.json {
                 scene.error(json, "request.json", "the steps of a composition send no body");
             }
+            super::rewrites::refuse(&route.request, "each step of a composition says its own", scene);
             Composition::compile(&compose.value, parts.upstreams, scene).map(Action::Compose)
         }
         (None, None, None, Some(redirect), None) => {
@@ -108,9 +109,7 @@ fn split(
 /// What is changed on the way to a service has no place where none is asked.
 fn asks_no_service(route: &RouteDocument, scene: &mut Scene<'_>) {
     let rule = "no service is asked";
-    if let Some(path) = &route.request.path {
-        scene.error(path, "request.path", rule);
-    }
+    super::rewrites::refuse(&route.request, rule, scene);
     for json in [&route.request.json, &route.response.json].into_iter().flatten() {
         scene.error(json, "json", rule);
     }

@@ -7,14 +7,14 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Context, actions, matching, policies};
+use super::{Context, actions, matching, policies, rewrites};
 use crate::{
     authenticate::{Credentials, Ways},
     authorise::Scopes,
     config::{
         Document, Findings, Spanned,
         connect::Protocol,
-        route::{HeadersDocument, RequestDocument, ResponseDocument, RouteDocument},
+        route::{HeadersDocument, ResponseDocument, RouteDocument},
     },
     in_flight::InFlight,
     json::{Reshape, ReshapeDocument},
@@ -115,7 +115,7 @@ fn compile_route(
         upgrades: upgrades(route, document, parts, scene),
         retry: route.retry.as_ref().map(|retry| policies::route_retry(retry, scene)),
         forward_credentials: route.forward_credentials,
-        request: request_transform(&route.request, scene),
+        request: request_transform(route, scene),
         response: response_transform(&route.response, scene),
         action,
     })
@@ -217,15 +217,10 @@ impl Scene<'_> {
     }
 }
 
-fn request_transform(written: &RequestDocument, scene: &mut Scene<'_>) -> RequestTransform {
-    let path = written.path.as_ref().and_then(|path| {
-        if !path.value.starts_with('/') || path.value.contains(['?', '#', ' ']) {
-            scene.error(path, "request.path", "a path that begins with a slash, without a query");
-        }
-        scene.template(path, "request.path", &[])
-    });
+fn request_transform(route: &RouteDocument, scene: &mut Scene<'_>) -> RequestTransform {
+    let written = &route.request;
     RequestTransform {
-        path,
+        rewrite: rewrites::compile(route, scene),
         headers: header_changes(&written.headers, "request.headers", &["consumer"], scene),
         json: scene.reshape(written.json.as_ref(), "request.json"),
     }

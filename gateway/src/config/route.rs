@@ -103,12 +103,43 @@ pub struct ScopesDocument {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RequestDocument {
-    /// Another path, with the route's parameters: `/v1/accounts/{id}`. The query stays.
+    /// Another method.
+    pub method: Option<Spanned<String>>,
+    /// Another `Host`, instead of the upstream's too.
+    pub host: Option<Spanned<String>>,
+    /// Another path, with the route's parameters: `/v1/accounts/{id}`. The query stays; or
     pub path: Option<Spanned<String>>,
+    /// the path without these segments at its beginning: `/api/v1`; or
+    pub strip_prefix: Option<Spanned<String>>,
+    /// the path with other text where an expression meets it.
+    pub replace: Option<Spanned<ReplaceDocument>>,
+    /// The query.
+    pub query: Option<Spanned<QueryDocument>>,
     /// Headers.
     pub headers: HeadersDocument,
     /// The JSON body.
     pub json: Option<Spanned<ReshapeDocument>>,
+}
+
+/// Other text where an expression meets a path, each time that it does.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceDocument {
+    /// The expression, as of the crate `regex`; not anchored.
+    pub regex: Spanned<String>,
+    /// The text, with the expression's groups: `$1`, `${name}`.
+    pub with: Spanned<String>,
+}
+
+/// Changes of a query, done in this order.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueryDocument {
+    /// Parameters that are taken away.
+    pub remove: Vec<Spanned<String>>,
+    /// Parameters that are put in the place of those of the same name. Values may name the route's parameters and
+    /// `{consumer}`, and are percent-encoded.
+    pub set: BTreeMap<String, Spanned<String>>,
 }
 
 /// What is changed on the way back.
