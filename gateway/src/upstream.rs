@@ -7,6 +7,7 @@
 //! | [`breaker`] | what a service is spared: bounds, and a circuit that opens |
 //! | [`endpoint`] | one instance: in flight, health, ejection |
 //! | [`balance`], [`affinity`] | which instance is next, which belongs to a key |
+//! | [`latency`] | how long an instance takes |
 //! | [`schedule`] | turns in proportion to weights |
 //! | [`connect`] | the way to an instance: socket, TLS |
 //! | [`pool`] | connections that are kept, by each worker its own |
@@ -26,6 +27,7 @@ pub mod connect;
 pub mod counters;
 pub mod endpoint;
 pub mod health;
+mod latency;
 pub mod outgoing;
 pub mod pool;
 pub mod retry;

@@ -14,6 +14,8 @@ pub enum BalanceDocument {
     RoundRobin,
     /// The one with fewer requests in flight, of two taken at random.
     LeastRequest,
+    /// The one that is expected to answer sooner, of two taken at random.
+    PeakEwma,
     /// Always the same for a key.
     ConsistentHash(ConsistentHashDocument),
 }

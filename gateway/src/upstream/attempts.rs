@@ -211,7 +211,10 @@ impl Upstream {
             },
         };
         connection.ready().await;
-        let in_flight = endpoint.begin();
+        let mut in_flight = endpoint.begin();
+        if self.balance.is_timed() {
+            in_flight.timed(now_ns());
+        }
         let answer = connection.send(message.take());
         let response = match self.first_byte_timeout {
             None => answer.await,
@@ -224,7 +227,10 @@ impl Upstream {
             },
         };
         match response {
-            Ok(response) => Ok(self.answered(endpoint.clone(), response, connection, in_flight)),
+            Ok(response) => {
+                in_flight.answered();
+                Ok(self.answered(endpoint.clone(), response, connection, in_flight))
+            }
             Err(NotAnswered::Unsent(request)) => {
                 *message = Message::from(*request);
                 Err(Failure::of(UpstreamError::Connect))

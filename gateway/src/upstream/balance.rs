@@ -55,8 +55,13 @@ impl Balance {
     pub(super) fn key(&self, caller: &Caller<'_>, head: &Head) -> Option<u64> {
         match &self.rule {
             BalanceDocument::ConsistentHash(rule) => rule.key.of(caller, head),
-            BalanceDocument::RoundRobin | BalanceDocument::LeastRequest => None,
+            BalanceDocument::RoundRobin | BalanceDocument::LeastRequest | BalanceDocument::PeakEwma => None,
         }
+    }
+
+    /// Whether it asks how long answers take.
+    pub(super) fn is_timed(&self) -> bool {
+        self.rule == BalanceDocument::PeakEwma
     }
 
     fn choose(&self, key: Option<u64>, usable: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
@@ -66,20 +71,31 @@ impl Balance {
             (BalanceDocument::RoundRobin | BalanceDocument::ConsistentHash(_), _) => {
                 self.schedule.next(usable)
             }
-            (BalanceDocument::LeastRequest, _) => self.better_of_two(usable),
+            (BalanceDocument::LeastRequest, _) => {
+                self.better_of_two(usable, |endpoint| f64::from(endpoint.in_flight()))
+            }
+            (BalanceDocument::PeakEwma, _) => {
+                let now = now_ns();
+                self.better_of_two(usable, |endpoint| endpoint.expected_wait(now))
+            }
         };
         chosen.map(|index| &self.instances[index].endpoint)
     }
 
-    /// The one of two with fewer requests in flight for its weight. Mitzenmacher, "The Power of Two Choices in
+    /// The one of two with less load for its weight. Mitzenmacher, "The Power of Two Choices in
     /// Randomized Load Balancing", 2001.
-    fn better_of_two(&self, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    fn better_of_two(
+        &self,
+        usable: impl Fn(usize) -> bool,
+        load: impl Fn(&Endpoint) -> f64,
+    ) -> Option<usize> {
         let first = self.schedule.draw(&usable)?;
         let second = self.schedule.draw(|index| index != first && usable(index));
-        let load = |index: usize, weight: usize| {
-            u64::from(self.instances[index].endpoint.in_flight()) * u64::from(self.instances[weight].weight)
+        let load = |index: usize| {
+            let instance = &self.instances[index];
+            load(&instance.endpoint) / f64::from(instance.weight)
         };
-        second.filter(|second| load(*second, first) < load(first, *second)).or(Some(first))
+        second.filter(|second| load(*second) < load(first)).or(Some(first))
     }
 
     /// The instance that fits the key best, of those that have less than `load` times their part of the requests in
@@ -200,8 +216,8 @@ mod tests {
             let (balance, endpoints) = stage(BalanceDocument::RoundRobin, weights);
             let mut tried = Tried::default();
             tried.add(&endpoints[0]);
-            let id = |endpoint: Arc<Endpoint>| endpoint.id - endpoints[0].id;
-            (0..10).map(|_| balance.pick(&tried, None).map(id)).collect::<Vec<_>>()
+            let position = |picked: Arc<Endpoint>| endpoints.iter().position(|one| one.id == picked.id);
+            (0..10).map(|_| balance.pick(&tried, None).and_then(position)).collect::<Vec<_>>()
         };
         assert_eq!(second(&[1, 1]), [Some(1); 10]);
         assert_eq!(second(&[1]), [Some(0); 10]);
@@ -212,6 +228,31 @@ mod tests {
         let (balance, endpoints) = stage(BalanceDocument::LeastRequest, &[1, 1]);
         let _busy: Vec<_> = (0..100).map(|_| endpoints[0].begin()).collect();
         assert!(ports(&balance, 100).iter().all(|port| *port == 2));
+    }
+
+    #[test]
+    fn peak_ewma_sends_the_slow_less_in_proportion_to_its_slowness() {
+        let (balance, endpoints) = stage(BalanceDocument::PeakEwma, &[1, 1, 1, 1]);
+        // The last takes nine times as long: as much in flight as all would have waits a ninth of it there.
+        let now = now_ns();
+        endpoints.iter().for_each(|endpoint| endpoint.latency.took(10_000_000, now));
+        endpoints[3].latency.took(90_000_000, now);
+        let in_flight: Vec<_> =
+            (0..2_800).map(|_| balance.pick(&Tried::default(), None).expect("one").begin()).collect();
+        let counts: Vec<_> = endpoints.iter().map(|endpoint| endpoint.in_flight()).collect();
+        let spread = max_over_mean(&endpoints[..3], &[1; 3], Endpoint::in_flight);
+        assert!(spread < 1.02, "{counts:?}");
+        assert!((90..=110).contains(&counts[3]), "{counts:?}");
+        drop(in_flight);
+    }
+
+    #[test]
+    fn peak_ewma_spreads_among_equals_of_which_nothing_is_known() {
+        let (balance, endpoints) = stage(BalanceDocument::PeakEwma, &[1; 8]);
+        let _in_flight: Vec<_> =
+            (0..8_000).map(|_| balance.pick(&Tried::default(), None).expect("one").begin()).collect();
+        let spread = max_over_mean(&endpoints, &[1; 8], Endpoint::in_flight);
+        assert!(spread < 1.02, "{spread}");
     }
 
     fn by_hash(load: f64, weights: &[u32]) -> (Balance, Vec<Arc<Endpoint>>) {

@@ -8,7 +8,7 @@ use std::sync::{
 
 use http::StatusCode;
 
-use super::{Ejection, affinity};
+use super::{Ejection, affinity, latency::Latency};
 use crate::{clock::now_ns, config::connect::Address, in_flight::InFlightGuard};
 
 /// Ejections in a row that make each longer than the one before.
@@ -36,6 +36,8 @@ pub struct Endpoint {
     /// Of its address, for keys that belong to it.
     pub(super) hash: u64,
     in_flight: AtomicU32,
+    /// How long it takes to answer, where that is asked for.
+    pub(super) latency: Latency,
     /// How many were sent here, for metrics.
     requests_total: AtomicU64,
     health: AtomicU8,
@@ -54,6 +56,8 @@ pub struct Endpoint {
 #[derive(Debug)]
 pub struct InFlightOn {
     endpoint: Arc<Endpoint>,
+    /// When it began, where its answer is timed and has not come.
+    begun_ns: Option<u64>,
     /// Its place among all that are in flight on the service, where these are bounded.
     pub(super) place: Option<InFlightGuard>,
 }
@@ -67,6 +71,7 @@ impl Endpoint {
             hash: affinity::hash(address.to_string().as_bytes()),
             address,
             in_flight: AtomicU32::new(0),
+            latency: Latency::default(),
             requests_total: AtomicU64::new(0),
             health: AtomicU8::new(Health::Unknown as u8),
             failures: AtomicU32::new(0),
@@ -121,7 +126,17 @@ impl Endpoint {
     pub fn begin(self: &Arc<Self>) -> InFlightOn {
         self.in_flight.fetch_add(1, Relaxed);
         self.requests_total.fetch_add(1, Relaxed);
-        InFlightOn { endpoint: self.clone(), place: None }
+        InFlightOn { endpoint: self.clone(), begun_ns: None, place: None }
+    }
+
+    /// What one more request would wait at `now_ns`: the time of an answer, for each that is in flight and for itself.
+    /// Where nothing is known one is tried, and more only when all others are slow.
+    pub(super) fn expected_wait(&self, now_ns: u64) -> f64 {
+        let (time, in_flight) = (self.latency.at(now_ns), self.in_flight());
+        match time == 0.0 && in_flight != 0 {
+            true => f64::from(f32::MAX) * f64::from(in_flight),
+            false => f64::from(time) * f64::from(in_flight + 1),
+        }
     }
 
     /// Judges an answer.
@@ -161,8 +176,27 @@ impl Endpoint {
     }
 }
 
+impl InFlightOn {
+    /// Its answer is timed, from now on.
+    pub(super) fn timed(&mut self, now_ns: u64) {
+        self.begun_ns = Some(now_ns);
+    }
+
+    /// The head of its answer is there.
+    pub(super) fn answered(&mut self) {
+        if let Some(begun_ns) = self.begun_ns.take() {
+            let now = now_ns();
+            self.endpoint.latency.took(now.saturating_sub(begun_ns), now);
+        }
+    }
+}
+
 impl Drop for InFlightOn {
     fn drop(&mut self) {
+        if let Some(begun_ns) = self.begun_ns {
+            let now = now_ns();
+            self.endpoint.latency.took_longer_than(now.saturating_sub(begun_ns), now);
+        }
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
     }
 }

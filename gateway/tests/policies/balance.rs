@@ -52,6 +52,26 @@ fn endpoints_have_requests_by_their_weights() {
 }
 
 #[test]
+fn a_slow_endpoint_is_left_alone_by_peak_ewma() {
+    let (slow, quick) = (Origin::start("slow"), Origin::start("quick"));
+    slow.becomes("delay=2");
+    let stage = Stage::set(&[slow.address, quick.address], "balance: peak-ewma", "");
+    // The first two find out how long each takes: while one is asked, the other is tried.
+    let first = stage.curl(&[], "/x");
+    let second = stage.curl(&[], "/x");
+    let mut bodies = [first.answer().body, second.answer().body];
+    bodies.sort_unstable();
+    assert!(bodies.contains(&"quick 0".to_owned()), "{bodies:?}");
+    while slow.requests() == 0 {
+        assert_eq!(stage.get().status, 200);
+    }
+    for _ in 0..10 {
+        assert_eq!(stage.get().body, "quick 0");
+    }
+    assert_eq!(slow.requests(), 1);
+}
+
+#[test]
 fn contradictions_are_refused() {
     for (balance, rule) in [
         ("{ consistent-hash: { key: user } }", "header:NAME, cookie:NAME, address or path"),
