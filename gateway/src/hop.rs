@@ -67,6 +67,13 @@ pub fn trailers(mut trailers: HeaderMap) -> HeaderMap {
     trailers
 }
 
+/// Whether whoever sent them takes trailers (RFC 9110, section 10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut codings =
+        headers.get_all(TE).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// The headers that `Connection` lists, `close`, `keep-alive` and `Host` left out; rarely any.
 pub fn listed(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut names = Vec::new();

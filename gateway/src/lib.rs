@@ -16,6 +16,7 @@
 //! | [`split`], [`compose`] | several, one of them by weight; several answer, merged |
 //! | [`direct`] | answers that need no service |
 //! | [`upgrade`] | another protocol after the answer: WebSocket, tunnels |
+//! | [`grpc`] | calls: deadlines, and what a refusal is called there |
 //! | [`upstream`] | services, instances, connections, health |
 //! | [`respond`] | refusals become statuses and problem documents, here alone |
 //! | [`config`], [`compile`], [`snapshot`] | the file, what is wrong with it, what requests read |
@@ -42,6 +43,7 @@ pub mod direct;
 pub mod drain;
 pub mod error;
 pub mod forwarded;
+pub mod grpc;
 pub mod handover;
 pub mod hop;
 pub mod in_flight;

@@ -25,13 +25,13 @@ pub async fn proxy(
 ) -> Result<Response<Body>, Refusal> {
     let Ready { admitted, message, deadline } = ready;
     let fate = message.body.fate();
-    let id = record.id;
     let asked = match &admitted.routed.route.upgrades {
         Some(upgrades) => upgrades.asked(&admitted.routed.request.head)?,
         None => None,
     };
-    let again = || transform::outgoing_head(admitted, id.header()).ok();
-    match upstream.call(Caller::of(admitted, *deadline), message, &again).await {
+    let again = || transform::outgoing_head(admitted, record).ok();
+    let outcome = upstream.call(Caller::of(admitted, *deadline), message, &again).await;
+    match outcome {
         Ok(answer) => {
             record.endpoint = Some(answer.endpoint);
             let mut response = match answer.response.status() {

@@ -14,6 +14,7 @@ use std::{
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header::HOST};
 
 use crate::{
+    grpc,
     pipeline::Peer,
     shared::Shared,
     snapshot::Route,
@@ -56,6 +57,8 @@ pub struct Record {
     pub bytes: u64,
     /// Bytes from the client through a tunnel.
     pub received: u64,
+    /// Whether it is a call of gRPC, which is refused otherwise.
+    pub grpc: bool,
     /// Its span, where traces are recorded.
     pub trace: Option<Box<trace::Running>>,
 }
@@ -145,6 +148,7 @@ impl Record {
             status: StatusCode::OK,
             bytes: 0,
             received: 0,
+            grpc: grpc::is_call(request.version(), request.headers()),
             trace: None,
         })
     }

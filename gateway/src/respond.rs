@@ -1,10 +1,10 @@
 //! The one place that turns the outcome of a request into an answer: a refusal becomes a status and an RFC 9457
-//! problem document. It says what the client can act upon, and nothing of the inside.
+//! problem document, or a gRPC status where a call is refused. It says what the client can act upon, and nothing of the inside.
 
 use std::sync::Arc;
 
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Response, StatusCode,
     header::{
         ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
         WWW_AUTHENTICATE,
@@ -15,6 +15,7 @@ use crate::{
     authenticate::AuthError,
     body::Body,
     error::{HandshakeError, Refusal, StepError, UpstreamError},
+    grpc,
     record::Record,
     shared::{Phase, Shared},
     transform::REQUEST_ID,
@@ -32,7 +33,10 @@ pub fn respond(
             Refusal::Unauthenticated { error, .. } => error.reason().to_owned(),
             refusal => refusal.to_string(),
         });
-        problem(&refusal, &record)
+        match record.grpc {
+            true => trailers_only(&refusal, &record),
+            false => problem(&refusal, &record),
+        }
     });
     // A tunnel has a `Connection` of its own, and lives until the stop cuts it.
     if shared.phase() >= Phase::Closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -130,6 +134,26 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, id);
+    advise(refusal, headers);
+    response
+}
+
+/// An answer to a call that is its trailers: HTTP's status is 200 whatever became of it.
+fn trailers_only(refusal: &Refusal, record: &Record) -> Response<Body> {
+    let (_, title) = status(refusal);
+    let text = detail(refusal).map_or(title.to_owned(), |detail| format!("{title}: {detail}"));
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, grpc::GRPC);
+    headers.insert(grpc::STATUS, grpc::status(refusal).into());
+    headers.extend(grpc::message(&text).map(|text| (grpc::MESSAGE, text)));
+    headers.insert(REQUEST_ID, record.request_id());
+    advise(refusal, headers);
+    response
+}
+
+/// What a client does next.
+fn advise(refusal: &Refusal, headers: &mut HeaderMap) {
     match refusal {
         Refusal::MethodNotAllowed { allow } => drop(headers.insert(ALLOW, allow.clone())),
         Refusal::Unauthenticated { error: AuthError::KeySetUnavailable, .. } => {
@@ -154,5 +178,4 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
         }
         _ => {}
     }
-    response
 }

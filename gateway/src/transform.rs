@@ -19,7 +19,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, Uri,
     header::{
-        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, FORWARDED, HOST, VIA,
+        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, FORWARDED, HOST, TE,
+        VIA,
     },
     uri::PathAndQuery,
 };
@@ -29,8 +30,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     admit::Received,
     body::Body,
+    config::connect::Protocol,
     error::{Refusal, UpstreamError},
-    forwarded, hop,
+    forwarded, grpc, hop,
     json::{self, Reshape},
     limit::Admitted,
     pipeline::ClientBody,
@@ -47,6 +49,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// RFC 9110, section 7.6.3.
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 portcullis");
 const VIA_US_HTTP2: HeaderValue = HeaderValue::from_static("2.0 portcullis");
+/// RFC 9110, section 10.1.4: who asks takes them, so do we.
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Nesting of JSON that is reshaped.
 pub const JSON_DEPTH_MAX: usize = 64;
@@ -89,8 +93,13 @@ pub struct Ready {
 /// [`Refusal::BodyTooLarge`], [`Refusal::BodyLost`], [`Refusal::BodyNotJson`].
 pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, Refusal> {
     let route = admitted.routed.route.clone();
-    let deadline = Instant::from_std(record.begun) + route.timeout;
-    let mut head = outgoing_head(&admitted, record.request_id())?;
+    let timeout = match record.grpc {
+        true => grpc::timeout(&admitted.routed.request.head.headers)
+            .map_or(route.timeout, |given| given.min(route.timeout)),
+        false => route.timeout,
+    };
+    let deadline = Instant::from_std(record.begun) + timeout;
+    let mut head = outgoing_head(&admitted, record)?;
     let client_body = std::mem::take(&mut admitted.routed.request.body);
     let body = match (&route.action, &route.request.json) {
         (Action::Compose(_) | Action::Direct(_), _) => Outgoing::Empty,
@@ -108,7 +117,7 @@ pub async fn request(mut admitted: Admitted, record: &Record) -> Result<Ready, R
 ///
 /// # Errors
 /// [`Refusal::Path`], if the path that was made can be read in several ways.
-pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Head, Refusal> {
+pub fn outgoing_head(admitted: &Admitted, record: &Record) -> Result<Head, Refusal> {
     let (request, route) = (&admitted.routed.request, &*admitted.routed.route);
     let mut headers = match admitted.routed.upstream() {
         Some(upstream) => forwarded_headers(&request.head.headers, route, upstream.host.as_ref()),
@@ -117,7 +126,15 @@ pub fn outgoing_head(admitted: &Admitted, request_id: HeaderValue) -> Result<Hea
     forwarded::tell(&mut headers, request);
     let http2 = request.head.version == http::Version::HTTP_2;
     headers.append(VIA, if http2 { VIA_US_HTTP2 } else { VIA_US });
-    headers.insert(REQUEST_ID, request_id);
+    headers.insert(REQUEST_ID, record.request_id());
+    if record.grpc {
+        grpc::reduce_timeout(&mut headers, record.begun.elapsed());
+    }
+    if admitted.routed.upstream().is_some_and(|upstream| upstream.connector.protocol == Protocol::Http2)
+        && (record.grpc || http2 && hop::takes_trailers(&request.head.headers))
+    {
+        headers.insert(TE, TRAILERS);
+    }
     if let Some(upgrades) = &route.upgrades {
         upgrades.ask(&request.head, &mut headers);
     }
