@@ -35,6 +35,8 @@ enum Part {
     Http2,
     /// Python's websockets on both sides
     Websocket,
+    /// gRPC's Python on both sides
+    Grpc,
     /// curl's protocol options
     Curl,
     /// Slow clients keep nobody from being served
@@ -73,6 +75,7 @@ fn prove(part: Part, args: &Args) -> Result<Report> {
         Part::Smuggling => smuggling::run(&stage(&smuggling::PROGRAMS)?),
         Part::Http2 => script("http2.py"),
         Part::Websocket => script("websocket.py"),
+        Part::Grpc => script("calls.py"),
         Part::Curl => script("curl.py"),
         Part::Slow => endurance::slow(&stage(&endurance::PROGRAMS)?),
         Part::ReloadStorm => endurance::reload_storm(&stage(&endurance::PROGRAMS)?, args.seconds),
