@@ -32,8 +32,11 @@ pub async fn proxy(
     let again = || transform::outgoing_head(admitted, record).ok();
     let outcome = upstream.call(Caller::of(admitted, *deadline), message, &again).await;
     match outcome {
-        Ok(answer) => {
+        Ok(mut answer) => {
             record.endpoint = Some(answer.endpoint);
+            if let Some(stall) = admitted.routed.route.stall {
+                answer.response.body_mut().stalls_after(stall);
+            }
             let mut response = match answer.response.status() {
                 StatusCode::SWITCHING_PROTOCOLS => upgrade::switched(asked, answer.response)?,
                 _ => answer.response.map(Body::upstream),

@@ -171,6 +171,8 @@ pub struct Route {
     pub body_bytes: u64,
     /// Until the answer begins.
     pub timeout: Duration,
+    /// Without a byte of the answer's body, instead of the upstream's.
+    pub stall: Option<Duration>,
     /// Other protocols that are let through, if any.
     pub upgrades: Option<Upgrades>,
     /// When a request is sent once more, instead of the upstream's rule.

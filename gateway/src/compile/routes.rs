@@ -99,6 +99,14 @@ fn compile_route(
     if let Some(timeout) = route.timeout.as_ref().filter(|timeout| timeout.value.0.is_zero()) {
         scene.error(timeout, "timeout", "longer than 0s");
     }
+    if let Some(stall) = &route.stall {
+        if stall.value.0.is_zero() {
+            scene.error(stall, "stall", "longer than 0s");
+        }
+        if route.upstream.is_none() && route.upstreams.is_none() {
+            scene.error(stall, "stall", "only one service's answer is handed on as it comes");
+        }
+    }
     let previous = context.previous.and_then(|previous| previous.routes.by_name(&route.name.value));
     let ways = Ways::compile(&route.authenticate, parts.credentials, scene);
     let action = actions::compile(written, parts, scene)?;
@@ -112,6 +120,7 @@ fn compile_route(
         in_flight: route.in_flight.map(|limit| in_flight(limit, previous.as_deref())),
         body_bytes: route.body_bytes.unwrap_or(document.limits.body_bytes).0,
         timeout: route.timeout.as_ref().map_or(document.timeouts.request, |timeout| timeout.value).0,
+        stall: route.stall.as_ref().map(|stall| stall.value.0),
         upgrades: upgrades(route, document, parts, scene),
         retry: route.retry.as_ref().map(|retry| policies::route_retry(retry, scene)),
         forward_credentials: route.forward_credentials,

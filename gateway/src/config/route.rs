@@ -53,6 +53,9 @@ pub struct RouteDocument {
     /// Instead of `timeouts.request`.
     #[serde(default)]
     pub timeout: Option<Spanned<Duration>>,
+    /// Instead of `timeouts.stall`, for the body of the service's answer.
+    #[serde(default)]
+    pub stall: Option<Spanned<Duration>>,
     /// Other protocols that a request may switch to (RFC 9110, section 7.8): `websocket`, or any other by its name. By
     /// default none: `Upgrade` is not sent on. What goes through a tunnel is neither read nor limited.
     #[serde(default)]

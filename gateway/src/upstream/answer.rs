@@ -41,6 +41,8 @@ pub struct AnswerBody {
     incoming: AnswerStream,
     connection: Option<Connection>,
     upstream: Arc<Upstream>,
+    /// How long nothing may come.
+    stall_max: Duration,
     /// Runs while nothing comes.
     stall: Option<Pin<Box<Sleep>>>,
     in_flight: InFlightOn,
@@ -63,7 +65,20 @@ impl AnswerBody {
         upstream: Arc<Upstream>,
         in_flight: InFlightOn,
     ) -> Self {
-        Self { incoming, connection: keeps.then_some(connection), upstream, stall: None, in_flight }
+        let stall_max = upstream.stall;
+        Self {
+            incoming,
+            connection: keeps.then_some(connection),
+            upstream,
+            stall_max,
+            stall: None,
+            in_flight,
+        }
+    }
+
+    /// Bounds the time without a byte otherwise than its service does.
+    pub fn stalls_after(&mut self, stall_max: Duration) {
+        self.stall_max = stall_max;
     }
 
     /// Keeps a place among the service's requests until the body is gone.
@@ -142,7 +157,7 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => {
-                let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(this.upstream.stall)));
+                let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(this.stall_max)));
                 match stall.as_mut().poll(context) {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(()) => {

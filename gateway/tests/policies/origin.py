@@ -38,7 +38,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.close()
             return None
         time.sleep(float(manner.get("delay", 0)))
+        if "pause" in manner:
+            return self.events(float(manner["pause"]))
         self.answer(int(manner.get("status", 200)), f"{name} {len(body)}")
+
+    def events(self, pause):
+        """Three server-sent events."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for number in range(3):
+            event = f"data: {number}\n\n".encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            time.sleep(pause)
+        self.wfile.write(b"0\r\n\r\n")
 
     def answer(self, status, text):
         self.send_response(status)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::stage::{Origin, Stage};
+use crate::stage::{Origin, Stage, findings};
 
 #[test]
 fn each_time_has_a_word_of_its_own() {
@@ -49,4 +49,28 @@ fn the_first_byte_may_take_as_long_as_the_client_sends() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("well 8"), "{answer}");
+}
+
+#[test]
+fn a_route_says_how_long_its_answers_may_stand_still() {
+    let slow = Origin::start("slow");
+    let upstream = format!("endpoints: ['{}']", slow.address);
+    let set = |stall: &str, route: &str| {
+        Stage::written(&upstream, route, &format!("timeouts: {{ stall: {stall} }}"))
+    };
+    slow.becomes("pause=0.4");
+    let patient = set("200ms", "stall: 20s");
+    let got = patient.curl(&["-N"], "/events").answer();
+    assert_eq!((got.status, got.body.as_str()), (200, "data: 0\n\ndata: 1\n\ndata: 2\n\n"));
+    slow.becomes("pause=15");
+    let strict = set("20s", "stall: 200ms");
+    // What came is there before the rest is: nothing is held back.
+    let got = strict.curl(&["-N"], "/events").answer();
+    assert_eq!((got.status, got.body.as_str()), (200, "data: 0\n\n"));
+    assert_eq!((strict.failures("answer_stalled"), patient.failures("answer_stalled")), (1, 0));
+}
+
+#[test]
+fn a_stall_that_can_never_be() {
+    assert!(findings("endpoints: ['127.0.0.1:1']", "stall: 0s").contains("routes[0].stall: longer than 0s"));
 }
