@@ -14,6 +14,7 @@
 //! | [`transform`] | path, headers, JSON, there and back |
 //! | [`proxy`] | one service answers |
 //! | [`split`], [`compose`] | several, one of them by weight; several answer, merged |
+//! | [`mirror`] | copies of requests for another service |
 //! | [`direct`] | answers that need no service |
 //! | [`upgrade`] | another protocol after the answer: WebSocket, tunnels |
 //! | [`grpc`] | calls: deadlines, and what a refusal is called there |
@@ -52,6 +53,7 @@ pub mod key;
 pub mod limit;
 pub mod log;
 pub mod metrics;
+pub mod mirror;
 pub mod path;
 pub mod pipeline;
 pub mod policy;

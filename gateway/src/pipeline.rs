@@ -92,6 +92,9 @@ async fn serve(
     }
     let mut ready = transform::request(admitted, record).await?;
     let route = ready.admitted.routed.route.clone();
+    if let Some(mirror) = &route.mirror {
+        mirror.copy(&mut ready);
+    }
     let chosen = match &route.action {
         Action::Split(_) => ready.admitted.routed.upstream().cloned(),
         Action::Proxy(_) | Action::Compose(_) | Action::Direct(_) => None,

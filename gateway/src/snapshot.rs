@@ -16,6 +16,7 @@ use crate::{
     forwarded::Forwarding,
     in_flight::InFlight,
     limit::{Limiter, RouteLimits},
+    mirror::Mirror,
     route::RouteTable,
     split::Split,
     tls::server::ServerTls,
@@ -183,6 +184,8 @@ pub struct Route {
     pub request: RequestTransform,
     /// Changes on the way back.
     pub response: ResponseTransform,
+    /// Who gets copies of requests, if anybody.
+    pub mirror: Option<Arc<Mirror>>,
     /// Who answers.
     pub action: Action,
 }

@@ -1,16 +1,18 @@
 //! Routing as curl meets it: which route takes a request, and what is done with it.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use gateway::{
     compile::{self, Context},
     config,
+    mirror::Outcome,
     run::Running,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     process::Command,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 
@@ -24,10 +26,15 @@ struct Stage {
 
 impl Stage {
     async fn set(routes: &str) -> Self {
+        Self::beside("", routes).await
+    }
+
+    /// With another service.
+    async fn beside(upstream: &str, routes: &str) -> Self {
         let (one, two) = (echo("one").await, echo("two").await);
         let text = format!(
             "listen: ['127.0.0.1:0']\nworkers: 1\naccess_log: 'off'\n\
-             upstreams: {{ one: {{ endpoints: ['{one}'] }}, two: {{ endpoints: ['{two}'] }} }}\nroutes:\n{routes}"
+             upstreams: {{ one: {{ endpoints: ['{one}'] }}, two: {{ endpoints: ['{two}'] }}{upstream} }}\nroutes:\n{routes}"
         );
         let running = Running::start(compiled(&text).unwrap()).await.unwrap();
         Self { running }
@@ -401,6 +408,87 @@ async fn methods_are_refused_or_answered_where_no_route_takes_them() {
     stage.end().await;
 }
 
+/// A service that says what it was sent, and answers 500 once it may.
+async fn recorder(may: Arc<Semaphore>) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (recorded, records) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (recorded, may) = (recorded.clone(), may.clone());
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                while stream.read_buf(&mut got).await.is_ok_and(|read| read > 0) {
+                    let text = String::from_utf8_lossy(&got).into_owned();
+                    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let length: usize = length.map_or(0, |length| length.parse().unwrap());
+                    if !text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.len() == length) {
+                        continue;
+                    }
+                    recorded.send(text).unwrap();
+                    may.acquire().await.unwrap().forget();
+                    let answer = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                    got.clear();
+                }
+            });
+        }
+    });
+    (address, records)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_reach_another_service_and_change_no_answer() {
+    let may = Arc::new(Semaphore::new(0));
+    let (address, mut records) = recorder(may.clone()).await;
+    let stage = Stage::beside(
+        &format!(", copies: {{ endpoints: ['{address}'], host: copies.example }}"),
+        r"
+- name: copied
+  path: '/{*rest}'
+  authenticate: [anonymous]
+  request: { strip_prefix: /api }
+  mirror: { upstream: copies, body_bytes: '16', in_flight: 1 }
+  upstream: one
+",
+    )
+    .await;
+    let mirror = stage.running.shared.snapshot().routes.by_name("copied").unwrap().mirror.clone().unwrap();
+    let count =
+        |asked: Outcome| mirror.counts.all().find(|(outcome, _)| *outcome == asked).map(|(_, count)| count);
+    let answered = async |arguments: &[&str]| {
+        let got = stage.curl(arguments).await;
+        assert!(got.starts_with("HTTP/1.1 200") && got.contains("\none\n"), "{arguments:?}: {got}");
+    };
+    let over = async || {
+        timeout(PATIENCE, async {
+            while mirror.in_flight.count() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("the copy ends");
+    };
+    // The other service does not answer: the client has its answer all the same.
+    answered(&["-d", "hello", "/api/a?b"]).await;
+    let copy = timeout(PATIENCE, records.recv()).await.expect("a copy").unwrap();
+    assert!(copy.starts_with("POST /a?b HTTP/1.1\r\n") && copy.ends_with("\r\n\r\nhello"), "{copy}");
+    assert!(copy.contains("\r\nhost: copies.example\r\n"), "{copy}");
+    answered(&["/api/b"]).await;
+    assert_eq!(count(Outcome::NoRoom), Some(1), "one may be in flight");
+    may.add_permits(2);
+    over().await;
+    assert_eq!(count(Outcome::Answered), Some(1));
+    answered(&["-d", "seventeen bytes..", "/api/c"]).await;
+    assert_eq!(count(Outcome::TooLarge), Some(1));
+    answered(&["-H", "transfer-encoding: chunked", "-d", "sixteen bytes...", "/api/d"]).await;
+    let copy = timeout(PATIENCE, records.recv()).await.expect("a copy").unwrap();
+    assert!(copy.starts_with("POST /d ") && copy.ends_with("\r\n\r\nsixteen bytes..."), "{copy}");
+    over().await;
+    assert_eq!((count(Outcome::Answered), count(Outcome::Incomplete)), (Some(2), Some(0)));
+    stage.end().await;
+}
+
 #[test]
 fn actions_that_contradict_themselves_are_refused() {
     for (fields, rule) in [
@@ -422,6 +510,12 @@ fn actions_that_contradict_themselves_are_refused() {
         ("respond: { status: 200, headers: { connection: close } }", "gateway's own"),
         ("respond: { status: 200 }, request: { path: /b }", "no service is asked"),
         ("respond: { status: 200 }, request: { query: { remove: [a] } }", "no service is asked"),
+        ("respond: { status: 200 }, mirror: { upstream: a }", "go to upstream or upstreams"),
+        ("upstream: a, mirror: { upstream: b }", "no upstream has the name b"),
+        ("upstream: a, mirror: { upstream: a, percent: 0 }", "above 0"),
+        ("upstream: a, mirror: { upstream: a, in_flight: 0 }", "at least 1"),
+        ("upstream: a, mirror: { upstream: a, body_bytes: 2MiB }", "at most 1MiB"),
+        ("upstream: a, mirror: { upstream: a }, upgrades: [websocket]", "a tunnel cannot be copied"),
         ("upstream: a, request: { path: /b, strip_prefix: /c }", "at most one of path"),
         ("upstream: a, request: { strip_prefix: /c/ }", "without a last slash"),
         ("upstream: a, request: { replace: { regex: '(', with: '' } }", "("),

@@ -61,7 +61,8 @@ pub fn compile(written: &Spanned<RouteDocument>, parts: &Parts<'_>, scene: &mut 
     }
 }
 
-fn upstream(
+/// The service of this name.
+pub fn upstream(
     name: &Spanned<String>,
     field: &str,
     parts: &Parts<'_>,

@@ -13,12 +13,14 @@ use crate::{
     authorise::Scopes,
     config::{
         Document, Findings, Spanned,
+        action::MirrorDocument,
         connect::Protocol,
         route::{HeadersDocument, ResponseDocument, RouteDocument},
     },
     in_flight::InFlight,
     json::{Reshape, ReshapeDocument},
     limit::{Limiter, RouteLimits},
+    mirror::Mirror,
     route::{RouteTable, TableBuilder},
     snapshot::Route,
     transform::{
@@ -32,6 +34,8 @@ use crate::{
 
 /// The largest answer that is reshaped, unless the route says otherwise.
 const JSON_BYTES: usize = 1 << 20;
+/// The largest body of which a copy may be held.
+const MIRROR_BODY_BYTES_MAX: u64 = 1 << 20;
 
 /// What routes refer to.
 pub struct Parts<'a> {
@@ -117,7 +121,9 @@ fn compile_route(
         ways,
         scopes: Scopes::compile(&route.scopes, &route.authenticate, scene),
         limits: RouteLimits::compile(&route.rates, parts.limiters, document, scene),
-        in_flight: route.in_flight.map(|limit| in_flight(limit, previous.as_deref())),
+        in_flight: route.in_flight.map(|limit| {
+            in_flight(limit, previous.as_ref().and_then(|previous| previous.in_flight.as_ref()))
+        }),
         body_bytes: route.body_bytes.unwrap_or(document.limits.body_bytes).0,
         timeout: route.timeout.as_ref().map_or(document.timeouts.request, |timeout| timeout.value).0,
         stall: route.stall.as_ref().map(|stall| stall.value.0),
@@ -126,6 +132,10 @@ fn compile_route(
         forward_credentials: route.forward_credentials,
         request: request_transform(route, scene),
         response: response_transform(&route.response, scene),
+        mirror: route
+            .mirror
+            .as_ref()
+            .and_then(|written| mirror(written, route, previous.as_deref(), parts, scene)),
         action,
     })
 }
@@ -169,9 +179,42 @@ fn upgrades(
     Some(Upgrades { protocols, tunnels: parts.tunnels.clone(), idle: document.timeouts.tunnel.0 })
 }
 
-fn in_flight(limit: u32, previous: Option<&Route>) -> Arc<InFlight> {
-    match previous.and_then(|previous| previous.in_flight.clone()) {
-        Some(in_flight) if in_flight.limit() == limit => in_flight,
+fn mirror(
+    written: &Spanned<MirrorDocument>,
+    route: &RouteDocument,
+    previous: Option<&Route>,
+    parts: &Parts<'_>,
+    scene: &mut Scene<'_>,
+) -> Option<Arc<Mirror>> {
+    let MirrorDocument { upstream, percent, body_bytes, in_flight } = &written.value;
+    if route.upstream.is_none() && route.upstreams.is_none() {
+        scene.error(written, "mirror", "requests are copied that go to upstream or upstreams");
+    }
+    if let Some(upgrade) = route.upgrades.first() {
+        scene.error(upgrade, "upgrades", "a tunnel cannot be copied: leave out mirror or upgrades");
+    }
+    if !(*percent > 0.0 && *percent <= 100.0) {
+        scene.error(written, "mirror.percent", "above 0, at most 100");
+    }
+    if *in_flight == 0 {
+        scene.error(written, "mirror.in_flight", "at least 1");
+    }
+    if body_bytes.0 > MIRROR_BODY_BYTES_MAX {
+        scene.error(written, "mirror.body_bytes", "at most 1MiB: each copy is held in memory");
+    }
+    let previous = previous.and_then(|previous| previous.mirror.as_ref());
+    Some(Arc::new(Mirror {
+        upstream: actions::upstream(upstream, "mirror.upstream", parts, scene)?,
+        percent: *percent,
+        body_bytes: usize::try_from(body_bytes.0).unwrap_or(usize::MAX),
+        in_flight: self::in_flight(*in_flight, previous.map(|previous| &previous.in_flight)),
+        counts: previous.map(|previous| previous.counts.clone()).unwrap_or_default(),
+    }))
+}
+
+fn in_flight(limit: u32, previous: Option<&Arc<InFlight>>) -> Arc<InFlight> {
+    match previous {
+        Some(in_flight) if in_flight.limit() == limit => in_flight.clone(),
         // Those in flight are counted on the old one: for as long as they last, a few more may be in flight.
         _ => Arc::new(InFlight::new(limit)),
     }

@@ -1,9 +1,11 @@
-//! What a route does beside asking one service, as it is written: redirections, fixed answers, weights. Pure.
+//! What a route does beside asking one service, as it is written: redirections, fixed answers, weights, copies. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
+
+use super::units::Size;
 
 /// A redirection: `location`, or parts of the request's own address that are replaced; its query stays then.
 #[derive(Debug, Deserialize)]
@@ -70,6 +72,35 @@ pub struct StickyDocument {
     /// A cookie's value.
     #[serde(default)]
     pub cookie: Option<String>,
+}
+
+/// Another service that gets copies of requests, and whose answers are thrown away.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorDocument {
+    /// The service.
+    pub upstream: Spanned<String>,
+    /// How many of a hundred requests are copied: above 0, to 100.
+    #[serde(default = "all")]
+    pub percent: f64,
+    /// The largest body that is copied; a request with a larger one is not.
+    #[serde(default = "small")]
+    pub body_bytes: Size,
+    /// Copies that are gathered, sent or answered at the same time; more are left out.
+    #[serde(default = "some")]
+    pub in_flight: u32,
+}
+
+fn all() -> f64 {
+    100.0
+}
+
+fn small() -> Size {
+    Size(64 << 10)
+}
+
+fn some() -> u32 {
+    64
 }
 
 fn temporary() -> u16 {

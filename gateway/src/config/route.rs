@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    action::{RedirectDocument, RespondDocument, StickyDocument, WeightDocument},
+    action::{MirrorDocument, RedirectDocument, RespondDocument, StickyDocument, WeightDocument},
     compose::ComposeDocument,
     predicate::{HostsDocument, WhenDocument},
     retry::RetryDocument,
@@ -87,6 +87,9 @@ pub struct RouteDocument {
     /// an answer that is always the same.
     #[serde(default)]
     pub respond: Option<Spanned<RespondDocument>>,
+    /// Another service that gets copies of requests.
+    #[serde(default)]
+    pub mirror: Option<Spanned<MirrorDocument>>,
     /// Which requests meet the same one of `upstreams`; by default each goes by chance.
     #[serde(default)]
     pub sticky: Option<Spanned<StickyDocument>>,

@@ -62,6 +62,13 @@ pub struct Permit {
     _proof: Proof,
 }
 
+impl Permit {
+    /// Leave to send a copy of the request that this one is for.
+    pub fn for_copy(&self) -> Self {
+        Self { headers: Vec::new(), _proof: Proof }
+    }
+}
+
 /// A limit that refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exceeded {

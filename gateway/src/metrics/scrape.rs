@@ -186,7 +186,17 @@ fn upstreams(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
         "How often the endpoint was left out",
         each(&|endpoint| endpoint.ejections_total()),
     )?;
+    mirrors(out, snapshot)?;
     policies(out, snapshot)
+}
+
+fn mirrors(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let mirrored = || snapshot.routes.all().filter_map(|route| Some((&*route.name, route.mirror.as_ref()?)));
+    let copies = mirrored().flat_map(|(route, mirror)| {
+        let counts = mirror.counts.all();
+        counts.map(move |(outcome, count)| ([("route", route), ("outcome", outcome.word())], count))
+    });
+    out.counters("mirrored_requests", "Copies of requests, by what became of them", copies)
 }
 
 fn policies(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{hop, pipeline::ClientBody};
+use crate::{hop, mirror::Copy, pipeline::ClientBody};
 
 /// What is sent.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub struct Streamed {
     body: ClientBody,
     left: u64,
     fate: Arc<Fate>,
+    /// Gathers it for another service as well.
+    copy: Option<Box<Copy>>,
     /// Whether its trailers go on.
     trailers: bool,
 }
@@ -53,7 +55,13 @@ pub struct BodyEnded;
 impl Outgoing {
     /// The client's body, of at most `limit` bytes.
     pub fn client(body: ClientBody, limit: u64) -> Self {
-        Self::Client(Box::new(Streamed { body, left: limit, fate: Arc::default(), trailers: false }))
+        Self::Client(Box::new(Streamed {
+            body,
+            left: limit,
+            fate: Arc::default(),
+            copy: None,
+            trailers: false,
+        }))
     }
 
     /// Bytes at hand.
@@ -76,6 +84,21 @@ impl Outgoing {
             streamed.trailers = true;
         }
         self
+    }
+
+    /// Lets a copy of it be sent, once it has passed.
+    pub fn copy_to(&mut self, copy: Box<Copy>) {
+        let whole = match self {
+            Self::Empty | Self::Full(None) => Some(copy),
+            Self::Full(Some(bytes)) => copy.with(bytes),
+            Self::Client(streamed) => {
+                streamed.copy = Some(copy);
+                None
+            }
+        };
+        if let Some(copy) = whole {
+            copy.send();
+        }
     }
 
     /// Whether there is nothing to send.
@@ -134,10 +157,17 @@ impl Body for Outgoing {
 }
 
 impl Streamed {
+    fn complete(&mut self) {
+        self.fate.0.store(COMPLETE, Relaxed);
+        if let Some(copy) = self.copy.take() {
+            copy.send();
+        }
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyEnded>>> {
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
             None => {
-                self.fate.0.store(COMPLETE, Relaxed);
+                self.complete();
                 return Poll::Ready(None);
             }
             Some(Ok(frame)) => frame,
@@ -147,7 +177,7 @@ impl Streamed {
             }
         };
         let Some(data) = frame.data_ref() else {
-            self.fate.0.store(COMPLETE, Relaxed);
+            self.complete();
             if !self.trailers {
                 return Poll::Ready(None);
             }
@@ -156,8 +186,9 @@ impl Streamed {
         match self.left.checked_sub(data.len() as u64) {
             Some(left) => {
                 self.left = left;
+                self.copy = self.copy.take().and_then(|copy| copy.with(data));
                 if self.body.is_end_stream() {
-                    self.fate.0.store(COMPLETE, Relaxed);
+                    self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
