@@ -22,6 +22,9 @@ const STREAMS_MAX: usize = 100;
 /// HTTP/2 connections of one worker to one instance.
 const CONNECTIONS_MAX: usize = 8;
 
+/// Of the endpoints of a priority.
+const FAILOVER_PERCENT: u8 = 50;
+
 /// All services by name.
 pub fn compile(
     document: &Document,
@@ -78,7 +81,7 @@ fn upstream(
     let same_questions = previous.filter(|previous| {
         previous.health == health && previous.host == host && previous.connector.id == connector.id
     });
-    let instances = written.endpoints.value.iter().map(|EndpointDocument { address, weight }| {
+    let instances = written.endpoints.value.iter().map(|EndpointDocument { address, weight, priority }| {
         let known = |upstream: &Arc<Upstream>| {
             upstream.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned()
         };
@@ -89,9 +92,10 @@ fn upstream(
             }
             Arc::new(endpoint)
         });
-        Instance { endpoint, weight: *weight }
+        Instance { endpoint, weight: *weight, priority: *priority }
     });
     let instances: Vec<_> = instances.collect();
+    let failover_percent = failover_percent(field, written, findings);
     let first_byte_timeout = written.first_byte_timeout.as_ref().map(|time| {
         if time.value.0.is_zero() {
             findings.error(time, format!("{field}.first_byte_timeout"), "longer than 0s");
@@ -110,7 +114,7 @@ fn upstream(
         first_byte_timeout,
         name: name.into(),
         endpoints: instances.iter().map(|instance| instance.endpoint.clone()).collect(),
-        balance: Balance::new(written.balance.clone(), instances),
+        balance: Balance::new(written.balance.clone(), failover_percent, instances),
         host,
         connector,
         pool: PoolSettings {
@@ -126,6 +130,19 @@ fn upstream(
         connect_timeout: written.connect_timeout.0,
         stall: document.timeouts.stall.0,
     }
+}
+
+fn failover_percent(field: &str, written: &UpstreamDocument, findings: &mut Findings) -> u8 {
+    let Some(percent) = &written.failover_percent else { return FAILOVER_PERCENT };
+    let mut priorities = written.endpoints.value.iter().map(|endpoint| endpoint.priority);
+    let first = priorities.next();
+    if !(1..=100).contains(&percent.value) {
+        findings.error(percent, format!("{field}.failover_percent"), "from 1 to 100");
+    } else if priorities.all(|priority| Some(priority) == first) {
+        let rule = "all endpoints have one priority: there is none to hand on to";
+        findings.error(percent, format!("{field}.failover_percent"), rule);
+    }
+    percent.value
 }
 
 fn health_settings(field: &str, written: &HealthDocument, findings: &mut Findings) -> HealthSettings {

@@ -19,6 +19,10 @@ use super::{
 pub struct UpstreamDocument {
     /// Its instances.
     pub endpoints: Spanned<Vec<EndpointDocument>>,
+    /// How many percent of the endpoints of a priority must be well, by weight, or those of the next have their requests;
+    /// 50 by default.
+    #[serde(default)]
+    pub failover_percent: Option<Spanned<u8>>,
     /// What they speak.
     #[serde(default)]
     pub protocol: Protocol,
@@ -61,6 +65,8 @@ pub struct EndpointDocument {
     pub address: Address,
     /// Its part of the requests, in proportion to the others'. From 1 to 100.
     pub weight: u32,
+    /// 0 comes first; the next have requests when too few of it are well. Up to 255.
+    pub priority: u8,
 }
 
 impl<'de> Deserialize<'de> for EndpointDocument {
@@ -71,26 +77,31 @@ impl<'de> Deserialize<'de> for EndpointDocument {
             address: Address,
             #[serde(default = "weight")]
             weight: u32,
+            #[serde(default)]
+            priority: u32,
         }
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
             type Value = EndpointDocument;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an address, or { address, weight }")
+                f.write_str("an address, or { address, weight, priority }")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<EndpointDocument, E> {
                 let address = text.parse().map_err(E::custom)?;
-                Ok(EndpointDocument { address, weight: weight() })
+                Ok(EndpointDocument { address, weight: weight(), priority: 0 })
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<EndpointDocument, A::Error> {
-                let Written { address, weight } =
+                let Written { address, weight, priority } =
                     Deserialize::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                match (1..=100).contains(&weight) {
-                    true => Ok(EndpointDocument { address, weight }),
-                    false => Err(de::Error::custom(format!("weight {weight} is not from 1 to 100"))),
+                if !(1..=100).contains(&weight) {
+                    return Err(de::Error::custom(format!("weight {weight} is not from 1 to 100")));
+                }
+                match u8::try_from(priority) {
+                    Ok(priority) => Ok(EndpointDocument { address, weight, priority }),
+                    Err(_) => Err(de::Error::custom(format!("priority {priority} is not from 0 to 255"))),
                 }
             }
         }

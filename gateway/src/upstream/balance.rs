@@ -1,24 +1,26 @@
-//! Which instance a request goes to: among those that are well, or, when none is, among those that were merely
-//! left out for their failures.
+//! Which instance a request goes to: of the first priority of which enough are well, among those that are well; when none
+//! is anywhere, among those that were merely left out for their failures.
 
-use std::sync::Arc;
+mod level;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Caller, Head, affinity,
+    Caller, Head,
     attempts::Tried,
     endpoint::{Endpoint, Health},
-    schedule::Schedule,
 };
 use crate::{clock::now_ns, config::balance::BalanceDocument};
+use level::Level;
 
 /// The rule, whom it chooses from, and where it stands.
 #[derive(Debug)]
 pub struct Balance {
     rule: BalanceDocument,
-    instances: Box<[Instance]>,
-    /// Of all weights.
-    weight: u32,
-    schedule: Schedule,
+    /// How many percent of a level must be well, or the next has its requests.
+    failover_percent: u8,
+    /// By priority.
+    levels: Box<[Level]>,
 }
 
 /// An instance, and its part of the requests.
@@ -28,27 +30,41 @@ pub struct Instance {
     pub endpoint: Arc<Endpoint>,
     /// Its part, in proportion to the others'. At least 1.
     pub weight: u32,
+    /// Its level; 0 comes first.
+    pub priority: u8,
 }
 
 impl Balance {
     /// Begins at the first instance.
-    pub fn new(rule: BalanceDocument, instances: Vec<Instance>) -> Self {
-        let weights: Vec<_> = instances.iter().map(|instance| instance.weight).collect();
-        Self {
-            rule,
-            instances: instances.into(),
-            weight: weights.iter().sum(),
-            schedule: Schedule::new(&weights),
+    pub fn new(rule: BalanceDocument, failover_percent: u8, instances: Vec<Instance>) -> Self {
+        let mut levels: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for instance in instances {
+            levels.entry(instance.priority).or_default().push(instance);
         }
+        Self { rule, failover_percent, levels: levels.into_values().map(Level::new).collect() }
     }
 
     /// The next instance, one that was not tried if there is one; none when health checks say that none is well.
     pub(super) fn pick(&self, tried: &Tried, key: Option<u64>) -> Option<Arc<Endpoint>> {
         let other = |endpoint: &Endpoint| !tried.contains(endpoint);
-        self.choose(key, |endpoint| is_well(endpoint) && other(endpoint))
-            .or_else(|| self.choose(key, |endpoint| endpoint.health() != Health::Down && other(endpoint)))
-            .or_else(|| self.choose(key, |endpoint| endpoint.health() != Health::Down))
+        let well = |endpoint: &Endpoint| is_well(endpoint) && other(endpoint);
+        let first = |usable: &dyn Fn(&Endpoint) -> bool| {
+            self.levels.iter().find_map(|level| level.choose(&self.rule, key, usable))
+        };
+        self.preferred()
+            .and_then(|level| level.choose(&self.rule, key, well))
+            .or_else(|| first(&well))
+            .or_else(|| first(&|endpoint| endpoint.health() != Health::Down && other(endpoint)))
+            .or_else(|| first(&|endpoint| endpoint.health() != Health::Down))
             .cloned()
+    }
+
+    /// The first level of which enough are well.
+    fn preferred(&self) -> Option<&Level> {
+        match &*self.levels {
+            [only] => Some(only),
+            levels => levels.iter().find(|level| level.is_well_enough(self.failover_percent)),
+        }
     }
 
     /// The key that a request's instance is chosen by, where that is the rule and the request has one.
@@ -63,63 +79,6 @@ impl Balance {
     pub(super) fn is_timed(&self) -> bool {
         self.rule == BalanceDocument::PeakEwma
     }
-
-    fn choose(&self, key: Option<u64>, usable: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
-        let usable = |index: usize| usable(&self.instances[index].endpoint);
-        let chosen = match (&self.rule, key) {
-            (BalanceDocument::ConsistentHash(rule), Some(key)) => self.best_fit(key, rule.load.0, usable),
-            (BalanceDocument::RoundRobin | BalanceDocument::ConsistentHash(_), _) => {
-                self.schedule.next(usable)
-            }
-            (BalanceDocument::LeastRequest, _) => {
-                self.better_of_two(usable, |endpoint| f64::from(endpoint.in_flight()))
-            }
-            (BalanceDocument::PeakEwma, _) => {
-                let now = now_ns();
-                self.better_of_two(usable, |endpoint| endpoint.expected_wait(now))
-            }
-        };
-        chosen.map(|index| &self.instances[index].endpoint)
-    }
-
-    /// The one of two with less load for its weight. Mitzenmacher, "The Power of Two Choices in
-    /// Randomized Load Balancing", 2001.
-    fn better_of_two(
-        &self,
-        usable: impl Fn(usize) -> bool,
-        load: impl Fn(&Endpoint) -> f64,
-    ) -> Option<usize> {
-        let first = self.schedule.draw(&usable)?;
-        let second = self.schedule.draw(|index| index != first && usable(index));
-        let load = |index: usize| {
-            let instance = &self.instances[index];
-            load(&instance.endpoint) / f64::from(instance.weight)
-        };
-        second.filter(|second| load(*second) < load(first)).or(Some(first))
-    }
-
-    /// The instance that fits the key best, of those that have less than `load` times their part of the requests in
-    /// flight.
-    fn best_fit(&self, key: u64, load: f64, usable: impl Fn(usize) -> bool) -> Option<usize> {
-        let usable = || (0..).zip(&self.instances).filter(|(index, _)| usable(*index));
-        let (weights, in_flight) = usable().fold((0_u32, 0_u32), |(weights, sum), (_, instance)| {
-            (weights + instance.weight, sum + instance.endpoint.in_flight())
-        });
-        // This request counts as well, so that there is always one with room.
-        let mean = load * f64::from(in_flight + 1) / f64::from(weights);
-        let with_room = usable().filter(|(_, instance)| {
-            f64::from(instance.endpoint.in_flight()) < (mean * f64::from(instance.weight)).ceil()
-        });
-        let score = |instance: &Instance| affinity::score(key, instance.endpoint.hash);
-        let best = match self.weight as usize == self.instances.len() {
-            true => with_room.max_by_key(|(_, instance)| score(instance)),
-            false => with_room.max_by(|(_, a), (_, b)| {
-                let weighted = |one: &Instance| affinity::weighted(score(one), one.weight);
-                weighted(a).total_cmp(&weighted(b))
-            }),
-        };
-        best.map(|(index, _)| index)
-    }
 }
 
 fn is_well(endpoint: &Endpoint) -> bool {
@@ -128,7 +87,7 @@ fn is_well(endpoint: &Endpoint) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
     use crate::{
@@ -136,14 +95,20 @@ mod tests {
             balance::{ConsistentHashDocument, Load},
             connect::Address,
         },
-        upstream::{Ejection, affinity::Key},
+        upstream::{
+            Ejection,
+            affinity::{self, Key},
+        },
     };
 
     fn weighing(weights: &[u32]) -> Vec<Instance> {
         let at = |port| Address::Tcp(([127, 0, 0, 1], port).into());
         (1..)
             .zip(weights)
-            .map(|(port, weight)| Instance { endpoint: Arc::new(Endpoint::new(at(port))), weight: *weight })
+            .map(|(port, weight)| {
+                let endpoint = Arc::new(Endpoint::new(at(port)));
+                Instance { endpoint, weight: *weight, priority: 0 }
+            })
             .collect()
     }
 
@@ -151,7 +116,7 @@ mod tests {
     fn stage(rule: BalanceDocument, weights: &[u32]) -> (Balance, Vec<Arc<Endpoint>>) {
         let instances = weighing(weights);
         let endpoints = instances.iter().map(|instance| instance.endpoint.clone()).collect();
-        (Balance::new(rule, instances), endpoints)
+        (Balance::new(rule, 50, instances), endpoints)
     }
 
     fn ports(balance: &Balance, picks: usize) -> Vec<u16> {
@@ -179,6 +144,32 @@ mod tests {
         assert_eq!(ports(&balance, 4), [1, 2, 3, 1]);
         endpoints[1].set_health(Health::Down);
         assert!(!ports(&balance, 30).contains(&2));
+    }
+
+    #[test]
+    fn a_level_of_which_too_few_are_well_hands_on_to_the_next() {
+        for rule in [BalanceDocument::RoundRobin, BalanceDocument::LeastRequest, BalanceDocument::PeakEwma] {
+            let mut instances = weighing(&[1; 6]);
+            // Written in any order: 1 to 4 are the first level, 5 and 6 the second.
+            instances.iter_mut().skip(4).for_each(|instance| instance.priority = 7);
+            instances.reverse();
+            let endpoints: Vec<_> = instances.iter().rev().map(|one| one.endpoint.clone()).collect();
+            let balance = Balance::new(rule, 50, instances);
+            let chosen = || ports(&balance, 100).into_iter().collect::<BTreeSet<_>>();
+            assert_eq!(chosen(), BTreeSet::from([1, 2, 3, 4]));
+            endpoints[..2].iter().for_each(|endpoint| endpoint.set_health(Health::Down));
+            assert_eq!(chosen(), BTreeSet::from([3, 4]), "half is enough");
+            endpoints[2].set_health(Health::Down);
+            assert_eq!(chosen(), BTreeSet::from([5, 6]));
+            let mut tried = Tried::default();
+            endpoints[4..].iter().for_each(|endpoint| tried.add(endpoint));
+            let again = balance.pick(&tried, None).map(|endpoint| endpoint.id);
+            assert_eq!(again, Some(endpoints[3].id), "a second try takes what is well anywhere");
+            endpoints[4..].iter().for_each(|endpoint| endpoint.set_health(Health::Down));
+            assert_eq!(chosen(), BTreeSet::from([4]), "too few are more than none");
+            endpoints[0].set_health(Health::Up);
+            assert_eq!(chosen(), BTreeSet::from([1, 4]));
+        }
     }
 
     #[test]
