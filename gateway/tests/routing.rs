@@ -508,6 +508,7 @@ fn actions_that_contradict_themselves_are_refused() {
         ("respond: { status: 204, body: x }", "has none"),
         ("respond: { status: 101 }", "200 to 599"),
         ("respond: { status: 200, headers: { connection: close } }", "gateway's own"),
+        ("respond: { status: 200 }, stall: 1s", "handed on as it comes"),
         ("respond: { status: 200 }, request: { path: /b }", "no service is asked"),
         ("respond: { status: 200 }, request: { query: { remove: [a] } }", "no service is asked"),
         ("respond: { status: 200 }, mirror: { upstream: a }", "go to upstream or upstreams"),
