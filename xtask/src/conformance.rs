@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The parts that are quick enough for every test run.
 pub fn short_parts() -> Result<()> {
-    shown(built()?.args(["smuggling", "http2", "websocket"]))
+    shown(built()?.args(["smuggling", "http2", "websocket", "grpc"]))
 }
 
 /// The program, with everything that it needs, without parts.
