@@ -1,4 +1,5 @@
-//! How long an instance takes to answer: an average that follows a peak at once and forgets it slowly. Finagle's peak EWMA.
+//! How long an instance takes to answer: an average that follows a peak at once and forgets it slowly (Finagle's peak
+//! EWMA).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
