@@ -214,11 +214,6 @@ impl Paths {
             false => outcome.break_value(),
         }
     }
-
-    /// All routes, those of one path in the order of their tries.
-    pub fn candidates(&self) -> &[Candidate] {
-        &self.candidates
-    }
 }
 
 struct Search<'p, 'r> {

@@ -91,12 +91,6 @@ impl When {
             of_place.any(|theirs| ours.test.excludes(&theirs.test))
         })
     }
-
-    /// Each thing that is asked for, for people.
-    pub fn texts(&self) -> impl Iterator<Item = String> {
-        let expression = self.expression.iter().map(|expression| format!("expression {}", expression.text()));
-        self.conditions.iter().map(ToString::to_string).chain(expression)
-    }
 }
 
 impl Condition {
@@ -126,23 +120,6 @@ impl Condition {
                 (Test::Present, Test::Present) | (Test::Absent, Test::Absent) => true,
                 _ => false,
             }
-    }
-}
-
-impl std::fmt::Display for Condition {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match &self.place {
-            Place::Header(name) => write!(f, "header {name} "),
-            Place::Query(name) => write!(f, "query {name} "),
-            Place::Cookie(name) => write!(f, "cookie {name} "),
-        }?;
-        match &self.test {
-            Test::Exact(text) => write!(f, "is {text}"),
-            Test::Prefix(text) => write!(f, "begins with {text}"),
-            Test::Regex(_, text) => write!(f, "matches {text}"),
-            Test::Present => f.write_str("is there"),
-            Test::Absent => f.write_str("is not there"),
-        }
     }
 }
 
