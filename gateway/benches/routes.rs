@@ -1,6 +1,6 @@
 //! What many routes cost: reading the file, compiling it, memory, finding one.
 //!
-//! `cargo bench -p gateway --bench routes [ROUTES…]` prints a JSON row for each number of routes. `parse_ms` and
+//! `cargo bench -p gateway --bench routes [-- ROUTES…]` prints a JSON row for each number of routes. `parse_ms` and
 //! `compile_ms` are the best of three, `lookup_ns` the median of rounds over all routes in a scattered order. `rss_kib`
 //! is what a process of its own, which has the text alone so far, grows by until it holds the compiled table and has
 //! given the document back; `peak_kib` what it grows by meanwhile. A last row has as many `regex:` paths as a host may
