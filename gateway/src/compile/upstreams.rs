@@ -96,6 +96,12 @@ fn upstream(
     });
     let instances: Vec<_> = instances.collect();
     let failover_percent = failover_percent(field, written, findings);
+    let slow_start = written.slow_start.as_ref().map(|time| {
+        if time.value.0.is_zero() {
+            findings.error(time, format!("{field}.slow_start"), "longer than 0s");
+        }
+        time.value.0
+    });
     let first_byte_timeout = written.first_byte_timeout.as_ref().map(|time| {
         if time.value.0.is_zero() {
             findings.error(time, format!("{field}.first_byte_timeout"), "longer than 0s");
@@ -114,7 +120,7 @@ fn upstream(
         first_byte_timeout,
         name: name.into(),
         endpoints: instances.iter().map(|instance| instance.endpoint.clone()).collect(),
-        balance: Balance::new(written.balance.clone(), failover_percent, instances),
+        balance: Balance::new(written.balance.clone(), failover_percent, slow_start, instances),
         host,
         connector,
         pool: PoolSettings {

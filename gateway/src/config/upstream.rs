@@ -23,6 +23,10 @@ pub struct UpstreamDocument {
     /// 50 by default.
     #[serde(default)]
     pub failover_percent: Option<Spanned<u8>>,
+    /// How long an endpoint that comes back, from being down or left out, has less than its part of the requests: a tenth
+    /// at first. Not by default.
+    #[serde(default)]
+    pub slow_start: Option<Spanned<Duration>>,
     /// What they speak.
     #[serde(default)]
     pub protocol: Protocol,

@@ -2,8 +2,9 @@
 //! is anywhere, among those that were merely left out for their failures.
 
 mod level;
+mod slow_start;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Caller, Head,
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::{clock::now_ns, config::balance::BalanceDocument};
 use level::Level;
+use slow_start::SlowStart;
 
 /// The rule, whom it chooses from, and where it stands.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub struct Balance {
     rule: BalanceDocument,
     /// How many percent of a level must be well, or the next has its requests.
     failover_percent: u8,
+    slow_start: Option<SlowStart>,
     /// By priority.
     levels: Box<[Level]>,
 }
@@ -35,13 +38,19 @@ pub struct Instance {
 }
 
 impl Balance {
-    /// Begins at the first instance.
-    pub fn new(rule: BalanceDocument, failover_percent: u8, instances: Vec<Instance>) -> Self {
+    /// Begins at the first instance. One that comes back has all its requests after `slow_start`.
+    pub fn new(
+        rule: BalanceDocument,
+        failover_percent: u8,
+        slow_start: Option<Duration>,
+        instances: Vec<Instance>,
+    ) -> Self {
         let mut levels: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for instance in instances {
             levels.entry(instance.priority).or_default().push(instance);
         }
-        Self { rule, failover_percent, levels: levels.into_values().map(Level::new).collect() }
+        let levels = levels.into_values().map(Level::new).collect();
+        Self { rule, failover_percent, slow_start: slow_start.map(SlowStart::of), levels }
     }
 
     /// The next instance, one that was not tried if there is one; none when health checks say that none is well.
@@ -51,8 +60,12 @@ impl Balance {
         let first = |usable: &dyn Fn(&Endpoint) -> bool| {
             self.levels.iter().find_map(|level| level.choose(&self.rule, key, usable))
         };
-        self.preferred()
-            .and_then(|level| level.choose(&self.rule, key, well))
+        let preferred = self.preferred();
+        let warm = self.slow_start.as_ref().and_then(|slow_start| {
+            let draw = slow_start.draw(key);
+            preferred?.choose(&self.rule, key, |endpoint| well(endpoint) && draw.admits(endpoint))
+        });
+        warm.or_else(|| preferred?.choose(&self.rule, key, well))
             .or_else(|| first(&well))
             .or_else(|| first(&|endpoint| endpoint.health() != Health::Down && other(endpoint)))
             .or_else(|| first(&|endpoint| endpoint.health() != Health::Down))
@@ -116,7 +129,7 @@ mod tests {
     fn stage(rule: BalanceDocument, weights: &[u32]) -> (Balance, Vec<Arc<Endpoint>>) {
         let instances = weighing(weights);
         let endpoints = instances.iter().map(|instance| instance.endpoint.clone()).collect();
-        (Balance::new(rule, 50, instances), endpoints)
+        (Balance::new(rule, 50, None, instances), endpoints)
     }
 
     fn ports(balance: &Balance, picks: usize) -> Vec<u16> {
@@ -154,7 +167,7 @@ mod tests {
             instances.iter_mut().skip(4).for_each(|instance| instance.priority = 7);
             instances.reverse();
             let endpoints: Vec<_> = instances.iter().rev().map(|one| one.endpoint.clone()).collect();
-            let balance = Balance::new(rule, 50, instances);
+            let balance = Balance::new(rule, 50, None, instances);
             let chosen = || ports(&balance, 100).into_iter().collect::<BTreeSet<_>>();
             assert_eq!(chosen(), BTreeSet::from([1, 2, 3, 4]));
             endpoints[..2].iter().for_each(|endpoint| endpoint.set_health(Health::Down));
@@ -189,6 +202,33 @@ mod tests {
             let spread = max_over_mean(&endpoints, &weights, Endpoint::in_flight);
             assert!(spread <= most, "{rule:?}: {spread}");
         }
+    }
+
+    #[test]
+    fn one_that_comes_back_has_its_part_little_by_little() {
+        let by_path = ConsistentHashDocument { key: Key::Path, load: Load(10.0) };
+        for rule in [BalanceDocument::RoundRobin, BalanceDocument::ConsistentHash(by_path)] {
+            let counts = |slow_start, returns: usize| {
+                let instances = weighing(&[1; 4]);
+                let endpoints: Vec<_> = instances.iter().map(|one| one.endpoint.clone()).collect();
+                let balance = Balance::new(rule.clone(), 50, Some(slow_start), instances);
+                endpoints[..returns].iter().for_each(|endpoint| {
+                    endpoint.set_health(Health::Down);
+                    endpoint.set_health(Health::Up);
+                });
+                (0..8_000).for_each(|key| drop(of_key(&balance, key).begin()));
+                endpoints[0].requests_total()
+            };
+            let (day, instant) = (Duration::from_secs(86_400), Duration::from_nanos(1));
+            assert!((100..400).contains(&counts(day, 1)), "a tenth: {}", counts(day, 1));
+            assert!((1_800..2_200).contains(&counts(instant, 1)), "all of it");
+            assert!((1_700..2_300).contains(&counts(day, 4)), "nobody has less than the others");
+        }
+    }
+
+    fn of_key(balance: &Balance, key: u32) -> Arc<Endpoint> {
+        let key = Some(affinity::hash(&key.to_be_bytes()));
+        balance.pick(&Tried::default(), key).expect("one")
     }
 
     #[test]
@@ -252,8 +292,7 @@ mod tests {
     }
 
     fn owner(balance: &Balance, key: u32) -> u64 {
-        let key = affinity::hash(&key.to_be_bytes());
-        balance.pick(&Tried::default(), Some(key)).expect("one").id
+        of_key(balance, key).id
     }
 
     #[test]

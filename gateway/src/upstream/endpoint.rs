@@ -46,6 +46,8 @@ pub struct Endpoint {
     /// Ejections since it last stayed in for as long as it was out.
     ejections: AtomicU32,
     ejected_until_ns: AtomicU64,
+    /// When health checks last called it well again; 0: never.
+    up_since_ns: AtomicU64,
     /// How often it was left out, for metrics.
     ejections_total: AtomicU64,
     /// Set once by the checker that looks after it.
@@ -77,6 +79,7 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until_ns: AtomicU64::new(0),
+            up_since_ns: AtomicU64::new(0),
             ejections_total: AtomicU64::new(0),
             checked: AtomicBool::new(false),
         }
@@ -108,6 +111,9 @@ impl Endpoint {
 
     /// Notes what health checks say.
     pub fn set_health(&self, health: Health) {
+        if health == Health::Up && self.health() == Health::Down {
+            self.up_since_ns.store(now_ns().max(1), Relaxed);
+        }
         self.health.store(health as u8, Relaxed);
     }
 
@@ -120,6 +126,12 @@ impl Endpoint {
     /// Whether it was ever left out, so that the clock must be asked.
     pub(super) fn may_be_ejected(&self) -> bool {
         self.ejected_until_ns.load(Relaxed) != 0
+    }
+
+    /// When it came back, from being down or left out; none if it was never away.
+    pub(super) fn returned_ns(&self) -> Option<u64> {
+        let returned = self.up_since_ns.load(Relaxed).max(self.ejected_until_ns.load(Relaxed));
+        (returned != 0).then_some(returned)
     }
 
     /// Counts a request in.

@@ -73,6 +73,26 @@ fn a_lower_priority_serves_while_too_few_of_the_first_are_well() {
 }
 
 #[test]
+fn an_endpoint_that_comes_back_has_its_part_little_by_little() {
+    let (returning, other) = (Origin::start("returning"), Origin::start("other"));
+    for (slow_start, part) in [("slow_start: 1h, ", 0..=15), ("", 30..=30)] {
+        let more = format!(
+            "{slow_start} health: {{ path: /health, interval: 20ms, timeout: 5s, rise: 1, fall: 1 }}, \
+             ejection: {{ failures: 0 }}"
+        );
+        let stage = Stage::set(&[returning.address, other.address], &more, "");
+        let chosen = || stage.get().body;
+        eventually("both are asked", || chosen() == "returning 0");
+        returning.becomes("status=500");
+        eventually("it is down", || (0..4).all(|_| chosen() == "other 0"));
+        returning.becomes("");
+        eventually("it is back", || chosen() == "returning 0");
+        let count = (0..60).filter(|_| chosen() == "returning 0").count();
+        assert!(part.contains(&count), "{slow_start}{count} of 60");
+    }
+}
+
+#[test]
 fn a_slow_endpoint_is_left_alone_by_peak_ewma() {
     let (slow, quick) = (Origin::start("slow"), Origin::start("quick"));
     slow.becomes("delay=2");
@@ -109,6 +129,7 @@ fn contradictions_are_refused() {
             "upstreams.all.failover_percent: from 1 to 100",
         ),
         ("[{ address: '127.0.0.1:1', priority: 256 }]", "priority 256 is not from 0 to 255"),
+        ("['127.0.0.1:1'], slow_start: 0s", "upstreams.all.slow_start: longer than 0s"),
         ("[somewhere]", "somewhere is no address"),
     ] {
         let found = findings(&format!("endpoints: {endpoints}"), "");
