@@ -102,12 +102,27 @@ pub struct PoolSettings {
 }
 
 /// When an instance is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ejection {
     /// After so many failures in a row; 0: never.
     pub failures: u32,
+    /// After so many among its requests, where that is asked for.
+    pub ratio: Option<Ratio>,
     /// For so long at first.
     pub duration: Duration,
+    /// So many of a hundred endpoints at once, where that is bounded.
+    pub percent_max: Option<u8>,
+}
+
+/// How many requests may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio {
+    /// Fewer of a hundred.
+    pub percent: u8,
+    /// Of at least so many.
+    pub volume: u32,
+    /// In so long.
+    pub window: Duration,
 }
 
 /// How instances are asked.

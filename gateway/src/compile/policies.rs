@@ -8,9 +8,10 @@ use crate::{
         Findings, Spanned,
         breaker::{BreakerDocument, CircuitDocument},
         retry::{RetryDocument, RetryOn},
+        upstream::{EjectionDocument, RatioDocument, UpstreamDocument},
     },
     upstream::{
-        Upstream,
+        Ejection, Ratio, Upstream,
         breaker::{Breaker, BreakerSettings, CircuitSettings},
         retry::{Backoff, Budget, BudgetSettings, Retry},
     },
@@ -119,4 +120,38 @@ pub fn breaker(
         Some(breaker) if *breaker.settings() == settings => breaker,
         _ => Arc::new(Breaker::new(settings)),
     }
+}
+
+/// When an instance of a service is left out.
+pub fn ejection(written: &UpstreamDocument, field: &str, findings: &mut Findings) -> Ejection {
+    let EjectionDocument { failures, ratio, duration, percent_max } = &written.ejection;
+    let field = format!("{field}.ejection");
+    if let Some(percent) = percent_max {
+        let rule = match usize::from(percent.value) {
+            0 | 101.. => Some("from 1 to 100"),
+            percent if percent * written.endpoints.value.len() < 100 => {
+                Some("that is less than one endpoint")
+            }
+            _ if *failures == 0 && ratio.is_none() => Some("nothing is left out: name failures or ratio"),
+            _ => None,
+        };
+        if let Some(rule) = rule {
+            findings.error(percent, format!("{field}.percent_max"), rule);
+        }
+    }
+    let ratio = ratio.as_ref().map(|ratio| {
+        let RatioDocument { percent, volume, window } = ratio.value;
+        for (holds, name, rule) in [
+            ((1..=100).contains(&percent), "percent", "from 1 to 100"),
+            (volume > 0, "volume", "at least 1"),
+            (!window.0.is_zero(), "window", "longer than 0s"),
+        ] {
+            if !holds {
+                findings.error(ratio, format!("{field}.ratio.{name}"), rule);
+            }
+        }
+        Ratio { percent, volume, window: window.0 }
+    });
+    let percent_max = percent_max.as_ref().map(|percent| percent.value);
+    Ejection { failures: *failures, ratio, duration: duration.0, percent_max }
 }

@@ -78,15 +78,20 @@ fn upstream(
         previous.map(|previous| &previous.connector),
         findings,
     );
+    let ejection = policies::ejection(written, field, findings);
+    let window = |ejection: &Ejection| ejection.ratio.map(|ratio| ratio.window);
     let same_questions = previous.filter(|previous| {
-        previous.health == health && previous.host == host && previous.connector.id == connector.id
+        previous.health == health
+            && previous.host == host
+            && previous.connector.id == connector.id
+            && window(&previous.ejection) == window(&ejection)
     });
     let instances = written.endpoints.value.iter().map(|EndpointDocument { address, weight, priority }| {
         let known = |upstream: &Arc<Upstream>| {
             upstream.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned()
         };
         let endpoint = same_questions.and_then(known).unwrap_or_else(|| {
-            let endpoint = Endpoint::new(address.clone());
+            let endpoint = Endpoint::new(address.clone(), ejection.ratio.as_ref());
             if let Some(before) = previous.and_then(known).filter(|_| health.is_some()) {
                 endpoint.set_health(before.health());
             }
@@ -131,7 +136,7 @@ fn upstream(
             idle_timeout: written.pool.idle_timeout.0,
             max_age: written.pool.max_age.0,
         },
-        ejection: Ejection { failures: written.ejection.failures, duration: written.ejection.duration.0 },
+        ejection,
         health,
         connect_timeout: written.connect_timeout.0,
         stall: document.timeouts.stall.0,

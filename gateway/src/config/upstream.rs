@@ -143,13 +143,35 @@ pub struct HealthDocument {
 pub struct EjectionDocument {
     /// Failures in a row until it is left out; 0: never.
     pub failures: u32,
+    /// Failures among its requests until it is left out; not counted by default.
+    pub ratio: Option<Spanned<RatioDocument>>,
     /// For how long at first; each time longer, up to ten times.
     pub duration: Duration,
+    /// How many percent of the endpoints may be left out at once; by default all.
+    pub percent_max: Option<Spanned<u8>>,
+}
+
+/// How many requests may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RatioDocument {
+    /// So many of a hundred are too many.
+    pub percent: u8,
+    /// Of at least so many requests.
+    pub volume: u32,
+    /// In so long.
+    pub window: Duration,
+}
+
+impl Default for RatioDocument {
+    fn default() -> Self {
+        Self { percent: 50, volume: 10, window: Duration::s(10) }
+    }
 }
 
 impl Default for EjectionDocument {
     fn default() -> Self {
-        Self { failures: 5, duration: Duration::s(5) }
+        Self { failures: 5, ratio: None, duration: Duration::s(5), percent_max: None }
     }
 }
 

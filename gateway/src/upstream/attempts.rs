@@ -79,7 +79,7 @@ impl Upstream {
             Ok(outcome) => outcome,
             Err(_) => {
                 if let Some(endpoint) = tried.last.as_ref().filter(|_| was_sent(fate.as_deref())) {
-                    endpoint.failed(&self.ejection);
+                    endpoint.failed(&self.ejection, &self.endpoints);
                 }
                 Err(CallFailed { error: UpstreamError::Timeout, endpoint: tried.last })
             }
@@ -181,7 +181,7 @@ impl Upstream {
         match timeout(time, self.attempt(endpoint, message, first, true, None, again)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                endpoint.failed(&self.ejection);
+                endpoint.failed(&self.ejection, &self.endpoints);
                 Err(Failure::of(UpstreamError::TryTimeout))
             }
         }
@@ -205,7 +205,7 @@ impl Upstream {
             None => match pool::open(self, endpoint).await {
                 Ok(connection) => connection,
                 Err(error) => {
-                    endpoint.failed(&self.ejection);
+                    endpoint.failed(&self.ejection, &self.endpoints);
                     return Err(Failure::of(error));
                 }
             },
@@ -221,7 +221,7 @@ impl Upstream {
             Some(time) => match Box::pin(first_byte(answer, time, fate)).await {
                 Some(response) => response,
                 None => {
-                    endpoint.failed(&self.ejection);
+                    endpoint.failed(&self.ejection, &self.endpoints);
                     return Err(Failure::of(UpstreamError::FirstByteTimeout));
                 }
             },
@@ -248,7 +248,7 @@ impl Upstream {
             }
             Err(NotAnswered::Lost(error)) => {
                 if was_sent(fate) {
-                    endpoint.failed(&self.ejection);
+                    endpoint.failed(&self.ejection, &self.endpoints);
                 }
                 Err(Failure::of(error))
             }
@@ -262,7 +262,7 @@ impl Upstream {
         connection: Connection,
         in_flight: InFlightOn,
     ) -> Answer {
-        endpoint.answered(response.status(), &self.ejection);
+        endpoint.answered(response.status(), &self.ejection, &self.endpoints);
         let (mut parts, body) = response.into_parts();
         // Whoever asked for another protocol judges by these headers, and has the connection.
         let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;

@@ -119,7 +119,7 @@ mod tests {
         (1..)
             .zip(weights)
             .map(|(port, weight)| {
-                let endpoint = Arc::new(Endpoint::new(at(port)));
+                let endpoint = Arc::new(Endpoint::new(at(port), None));
                 Instance { endpoint, weight: *weight, priority: 0 }
             })
             .collect()
@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn when_all_are_left_out_all_are_used_but_those_that_are_down() {
         let (balance, endpoints) = stage(BalanceDocument::RoundRobin, &[1, 1]);
-        let ejection = Ejection { failures: 1, duration: Duration::from_secs(60) };
-        endpoints.iter().for_each(|endpoint| endpoint.failed(&ejection));
+        let ejection = Ejection { failures: 1, duration: Duration::from_secs(60), ..Ejection::default() };
+        endpoints.iter().for_each(|endpoint| endpoint.failed(&ejection, &[]));
         assert_eq!(ports(&balance, 10).len(), 10);
         endpoints.iter().for_each(|endpoint| endpoint.set_health(Health::Down));
         assert!(balance.pick(&Tried::default(), None).is_none());

@@ -2,13 +2,17 @@
 //! all workers, and handed on by reloads as long as its upstream and address stay.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use http::StatusCode;
 
-use super::{Ejection, affinity, latency::Latency};
+use super::{
+    Ejection, Ratio, affinity,
+    latency::Latency,
+    window::{Counts, Window},
+};
 use crate::{clock::now_ns, config::connect::Address, in_flight::InFlightGuard};
 
 /// Ejections in a row that make each longer than the one before.
@@ -43,6 +47,8 @@ pub struct Endpoint {
     health: AtomicU8,
     /// Failures since the last success.
     failures: AtomicU32,
+    /// Requests of the last while, those that failed marked, where they are counted.
+    outcomes: Option<Window>,
     /// Ejections since it last stayed in for as long as it was out.
     ejections: AtomicU32,
     ejected_until_ns: AtomicU64,
@@ -65,8 +71,8 @@ pub struct InFlightOn {
 }
 
 impl Endpoint {
-    /// One of which nothing is known.
-    pub fn new(address: Address) -> Self {
+    /// One of which nothing is known. With a ratio, what becomes of its requests is counted.
+    pub fn new(address: Address, ratio: Option<&Ratio>) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         Self {
             id: IDS.fetch_add(1, Relaxed),
@@ -77,6 +83,7 @@ impl Endpoint {
             requests_total: AtomicU64::new(0),
             health: AtomicU8::new(Health::Unknown as u8),
             failures: AtomicU32::new(0),
+            outcomes: ratio.map(|ratio| Window::new(ratio.window)),
             ejections: AtomicU32::new(0),
             ejected_until_ns: AtomicU64::new(0),
             up_since_ns: AtomicU64::new(0),
@@ -152,23 +159,55 @@ impl Endpoint {
     }
 
     /// Judges an answer.
-    pub fn answered(&self, status: StatusCode, ejection: &Ejection) {
+    pub fn answered(&self, status: StatusCode, ejection: &Ejection, all: &[Arc<Self>]) {
         match status {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                self.failed(ejection);
+                self.failed(ejection, all);
             }
-            // Written only when it changes something: the line is shared by all cores.
-            _ if self.failures.load(Relaxed) != 0 => self.failures.store(0, Relaxed),
-            _ => {}
+            _ => {
+                // Written only when it changes something: the line is shared by all cores.
+                if self.failures.load(Relaxed) != 0 {
+                    self.failures.store(0, Relaxed);
+                }
+                if let Some(outcomes) = &self.outcomes {
+                    outcomes.add(Counts { all: 1, marked: 0 }, now_ns());
+                }
+            }
         }
     }
 
-    /// Counts a failure; too many in a row leave it out for a while, each time longer.
-    pub fn failed(&self, ejection: &Ejection) {
+    /// Counts a failure; too many leave it out for a while, each time longer, if few enough of `all` are.
+    pub fn failed(&self, ejection: &Ejection, all: &[Arc<Self>]) {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
-        if ejection.failures == 0 || failures < ejection.failures {
+        let in_a_row = ejection.failures != 0 && failures >= ejection.failures;
+        if !self.fails_too_often(ejection) && !in_a_row {
             return;
         }
+        match ejection.percent_max {
+            None => self.eject(ejection),
+            Some(percent) => {
+                // One after the other, or two could each take the last place.
+                static EJECTING: Mutex<()> = Mutex::new(());
+                let _one = EJECTING.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = now_ns();
+                let out = all.iter().filter(|endpoint| endpoint.is_ejected(now)).count();
+                if (out + 1) * 100 <= all.len() * usize::from(percent) {
+                    self.eject(ejection);
+                }
+            }
+        }
+    }
+
+    /// Counts a failure among all requests of the last while, where they are counted: whether there are too many.
+    fn fails_too_often(&self, ejection: &Ejection) -> bool {
+        let (Some(outcomes), Some(ratio)) = (&self.outcomes, ejection.ratio) else { return false };
+        let now = now_ns();
+        outcomes.add(Counts { all: 1, marked: 1 }, now);
+        let Counts { all, marked } = outcomes.sum(now);
+        all >= ratio.volume.into() && marked * 100 >= all * u64::from(ratio.percent)
+    }
+
+    fn eject(&self, ejection: &Ejection) {
         let now = now_ns();
         let until = self.ejected_until_ns.load(Relaxed);
         if until > now {
@@ -183,6 +222,9 @@ impl Endpoint {
             self.ejections.store(count, Relaxed);
             self.ejections_total.fetch_add(1, Relaxed);
             self.failures.store(0, Relaxed);
+            if let Some(outcomes) = &self.outcomes {
+                outcomes.clear();
+            }
             tracing::warn!(endpoint = %self.address, seconds = (next - now) / 1_000_000_000, "left out for its failures");
         }
     }
@@ -221,26 +263,60 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_leave_it_out() {
-        let ejection = Ejection { failures: 3, duration: Duration::from_secs(60) };
-        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
-        endpoint.failed(&ejection);
-        endpoint.answered(StatusCode::BAD_GATEWAY, &ejection);
-        endpoint.answered(StatusCode::OK, &ejection);
-        endpoint.failed(&ejection);
-        endpoint.failed(&ejection);
+        let ejection = Ejection { failures: 3, duration: Duration::from_secs(60), ..Ejection::default() };
+        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()), None);
+        endpoint.failed(&ejection, &[]);
+        endpoint.answered(StatusCode::BAD_GATEWAY, &ejection, &[]);
+        endpoint.answered(StatusCode::OK, &ejection, &[]);
+        endpoint.failed(&ejection, &[]);
+        endpoint.failed(&ejection, &[]);
         assert!(!endpoint.is_ejected(now_ns()), "a success between counts");
-        endpoint.failed(&ejection);
+        endpoint.failed(&ejection, &[]);
         assert!(endpoint.is_ejected(now_ns()));
         assert!(!endpoint.is_ejected(now_ns() + 61_000_000_000));
         assert_eq!(endpoint.ejections_total(), 1);
     }
 
     #[test]
+    fn too_many_failures_among_its_requests_leave_it_out() {
+        let ratio = Ratio { percent: 40, volume: 10, window: Duration::from_secs(86_400) };
+        let ejection =
+            Ejection { ratio: Some(ratio), duration: Duration::from_secs(86_400), ..Ejection::default() };
+        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()), Some(&ratio));
+        let asked = |status| endpoint.answered(status, &ejection, &[]);
+        (0..3).for_each(|_| asked(StatusCode::BAD_GATEWAY));
+        (0..6).for_each(|_| asked(StatusCode::OK));
+        assert!(!endpoint.is_ejected(now_ns()), "too few to judge");
+        asked(StatusCode::NOT_FOUND);
+        endpoint.failed(&ejection, &[]);
+        assert!(!endpoint.is_ejected(now_ns()), "4 of 11");
+        endpoint.failed(&ejection, &[]);
+        assert!(endpoint.is_ejected(now_ns()), "5 of 12");
+        assert_eq!(
+            endpoint.outcomes.as_ref().map(|outcomes| outcomes.sum(now_ns())),
+            Some(Counts::default())
+        );
+    }
+
+    #[test]
+    fn no_more_than_some_are_out_at_once() {
+        let ejection =
+            Ejection { failures: 1, percent_max: Some(50), duration: Duration::from_secs(60), ratio: None };
+        let at = |port| Arc::new(Endpoint::new(Address::Tcp(([127, 0, 0, 1], port).into()), None));
+        let all: Vec<_> = (1..=5).map(at).collect();
+        std::thread::scope(|scope| {
+            all.iter().for_each(|endpoint| drop(scope.spawn(|| endpoint.failed(&ejection, &all))));
+        });
+        let out = all.iter().filter(|endpoint| endpoint.is_ejected(now_ns())).count();
+        assert_eq!(out, 2, "half of five");
+    }
+
+    #[test]
     fn zero_failures_never_leave_it_out() {
-        let ejection = Ejection { failures: 0, duration: Duration::from_secs(60) };
-        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
+        let ejection = Ejection { failures: 0, duration: Duration::from_secs(60), ..Ejection::default() };
+        let endpoint = Endpoint::new(Address::Tcp(([127, 0, 0, 1], 1).into()), None);
         for _ in 0..100 {
-            endpoint.failed(&ejection);
+            endpoint.failed(&ejection, &[]);
         }
         assert!(!endpoint.is_ejected(now_ns()));
     }

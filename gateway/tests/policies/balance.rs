@@ -93,6 +93,24 @@ fn an_endpoint_that_comes_back_has_its_part_little_by_little() {
 }
 
 #[test]
+fn an_endpoint_that_fails_too_often_is_left_out_and_never_more_than_some() {
+    let (flaky, steady) = (Origin::start("flaky"), Origin::start("steady"));
+    flaky.becomes("status=503&every=2");
+    let ejected = |stage: &Stage, origin: &Origin| {
+        stage.metric(&format!("gateway_upstream_ejected{{upstream=\"all\",endpoint=\"{}\"}}", origin.address))
+    };
+    let ejection = "ejection: { failures: 3, duration: 1h, percent_max: 50, \
+                    ratio: { percent: 40, volume: 10, window: 1h } }";
+    let stage = Stage::set(&[flaky.address, steady.address], ejection, "");
+    eventually("it fails too often", || stage.get().status != 0 && ejected(&stage, &flaky) == 1);
+    assert!(flaky.requests() >= 10);
+    (0..4).for_each(|_| assert_eq!(stage.get().body, "steady 0"));
+    steady.becomes("status=503");
+    (0..12).for_each(|_| assert_eq!(stage.get().status, 503));
+    assert_eq!((ejected(&stage, &flaky), ejected(&stage, &steady)), (1, 0), "half at most");
+}
+
+#[test]
 fn a_slow_endpoint_is_left_alone_by_peak_ewma() {
     let (slow, quick) = (Origin::start("slow"), Origin::start("quick"));
     slow.becomes("delay=2");
@@ -129,6 +147,15 @@ fn contradictions_are_refused() {
             "upstreams.all.failover_percent: from 1 to 100",
         ),
         ("[{ address: '127.0.0.1:1', priority: 256 }]", "priority 256 is not from 0 to 255"),
+        (
+            "['127.0.0.1:1'], ejection: { percent_max: 0 }",
+            "upstreams.all.ejection.percent_max: from 1 to 100",
+        ),
+        ("['127.0.0.1:1'], ejection: { percent_max: 99 }", "that is less than one endpoint"),
+        ("['127.0.0.1:1'], ejection: { failures: 0, percent_max: 100 }", "name failures or ratio"),
+        ("['127.0.0.1:1'], ejection: { ratio: { percent: 101 } }", "upstreams.all.ejection.ratio.percent"),
+        ("['127.0.0.1:1'], ejection: { ratio: { volume: 0 } }", "ejection.ratio.volume: at least 1"),
+        ("['127.0.0.1:1'], ejection: { ratio: { window: 0s } }", "ejection.ratio.window: longer than 0s"),
         ("['127.0.0.1:1'], slow_start: 0s", "upstreams.all.slow_start: longer than 0s"),
         ("[somewhere]", "somewhere is no address"),
     ] {

@@ -1,4 +1,5 @@
 """A service whose manner is set while it runs: PUT /manner?status=503&delay=0.5&reset=1, GET /count.
+With every=2 only every second request meets that status.
 
 Answers every other request with its own name and the size of the body that came. Prints its port."""
 
@@ -40,7 +41,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(float(manner.get("delay", 0)))
         if "pause" in manner:
             return self.events(float(manner["pause"]))
-        self.answer(int(manner.get("status", 200)), f"{name} {len(body)}")
+        status = int(manner.get("status", 200)) if count % int(manner.get("every", 1)) == 0 else 200
+        self.answer(status, f"{name} {len(body)}")
 
     def events(self, pause):
         """Three server-sent events."""
