@@ -422,7 +422,7 @@ async fn recorder(may: Arc<Semaphore>) -> (SocketAddr, mpsc::UnboundedReceiver<S
                     let text = String::from_utf8_lossy(&got).into_owned();
                     let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
                     let length: usize = length.map_or(0, |length| length.parse().unwrap());
-                    if !text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.len() == length) {
+                    if text.split_once("\r\n\r\n").is_none_or(|(_, body)| body.len() != length) {
                         continue;
                     }
                     recorded.send(text).unwrap();
