@@ -171,7 +171,7 @@ async fn nginx(directory: &Path) -> (Child, [u16; 2]) {
     let ports = [free_port(), free_port()];
     let dir = directory.display();
     let configuration = format!(
-        "daemon off; pid {dir}/pid; error_log {dir}/error.log; events {{}}\nhttp {{\naccess_log off;\n\
+        "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log; events {{}}\nhttp {{\naccess_log off;\n\
          client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
          uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
          ssl_certificate {dir}/service.pem; ssl_certificate_key {dir}/service.key;\n\

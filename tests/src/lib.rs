@@ -15,6 +15,7 @@
 //! | [`gateway`] | the gateway daemon in a gateway's namespace |
 //! | [`instance`] | `story_server`, an instance of a service |
 //! | [`token`] | an issuer of tokens |
+//! | [`certificate`] | a server's certificate |
 //! | [`stage`] | what most tests begin with: topology, servers and controller |
 //! | [`http`] | one client connection |
 //! | [`load`] | a steady stream of requests, counted |
@@ -41,6 +42,7 @@
 pub mod bench;
 pub mod bench_gateway;
 pub mod bench_scale;
+pub mod certificate;
 pub mod cgroup;
 pub mod conformance;
 pub mod control;

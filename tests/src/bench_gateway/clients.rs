@@ -5,7 +5,6 @@ use std::{
     fmt::Write as _,
     fs,
     path::Path,
-    process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -18,7 +17,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::json;
 
 use super::row::Work;
-use crate::netns::run;
+use crate::certificate;
 
 /// The large answer.
 const LARGE_BYTES: usize = 64 << 10;
@@ -68,23 +67,9 @@ pub fn write(folder: &Path) -> Result<()> {
     put(folder, "large", &"0123456789abcdef".repeat(LARGE_BYTES / 16))
 }
 
-/// A P-256 key, as most servers have today; HAProxy wants it in the file of the certificate.
+/// HAProxy wants the key in the file of the certificate.
 fn write_certificate(folder: &Path) -> Result<()> {
-    run(Command::new("openssl")
-        .current_dir(folder)
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=bench.example", "-addext", "subjectAltName=DNS:bench.example"])
-        .args(["-keyout", "key.pem", "-out", "certificate.pem"]))?;
+    certificate::self_signed(folder, "bench.example")?;
     let both = ["certificate.pem", "key.pem"].map(|file| fs::read_to_string(folder.join(file)));
     let [certificate, key] = both;
     put(folder, "bench.pem", &(certificate? + &key?))

@@ -1,13 +1,13 @@
 //! Parts that are scripts in `tests/peers`: they send what they must to one gateway and print a line of JSON for each
 //! case.
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::{origin::Origin, recorder, report::Report, stage::Stage};
-use crate::{netns::run, process::Process};
+use crate::{certificate, process::Process};
 
 /// What must be installed.
 pub const PROGRAMS: [&str; 3] = ["curl", "openssl", "python"];
@@ -44,21 +44,7 @@ pub fn run_script(stage: &Stage, script: &str) -> Result<Report> {
 /// The gateway of all parts but smuggling, a recorder behind it, and a certificate for `a.example`.
 pub fn start(stage: &Stage) -> Result<Process> {
     recorder::start(&stage.namespace, vec![(Origin::Hyper.address(), Origin::Hyper.seen(stage))])?;
-    run(Command::new("openssl")
-        .current_dir(stage.folder())
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=a.example", "-addext", "subjectAltName=DNS:a.example"])
-        .args(["-keyout", "key.pem", "-out", "certificate.pem"]))?;
+    certificate::self_signed(stage.folder(), "a.example")?;
     let configuration = fs::read_to_string(stage.file("gateway.yaml"))?;
     let configuration = configuration.replace("FOLDER", &stage.folder().display().to_string());
     stage.gateway("gateway", &configuration, CLEAR)
